@@ -1,0 +1,167 @@
+"""What an operator may set, read once at the edge: flags over LORADOCK_* environment over loradock.toml.
+
+The result is one frozen record that is passed down; nothing imports a global. This module knows no engine, no
+database and no HTTP: only names, types, defaults and where the files of a home folder lie.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "LORADOCK_"
+CONFIG_FILE = "loradock.toml"
+DEFAULT_BASE = "smollm2-135m-instruct"
+
+# Read by the client commands and by tools around us, not by the server: never an "unknown setting".
+CLIENT_VARIABLES = frozenset({"LORADOCK_URL", "LORADOCK_API_KEY", "LORADOCK_CONFIG"})
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a bad value; the message names it and the nearest valid name."""
+
+
+class Settings(BaseSettings):
+    """Every setting of gateway and engine. Sizes in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    home: Path = Field(default=Path("var"), description="folder that holds all state")
+    host: str = Field(default="127.0.0.1", description="address the gateway listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port the gateway listens on")
+
+    # Who may call
+    admin_key: SecretStr | None = Field(default=None, description="first admin key, if you want to choose it")
+    open_inference: bool = Field(default=False, description="answer inference without a key")
+
+    # Base model
+    model: str = Field(default=DEFAULT_BASE, description="bundled base name, local folder, or hub id")
+    served_model_name: str | None = Field(default=None, description="name of the base model for clients")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: int = Field(default=2048, ge=16, description="longest prompt + answer, tokens")
+
+    # Adapters
+    registry_url: str | None = Field(default=None, description="SQLAlchemy URL; default SQLite in home")
+    store: Path | None = Field(default=None, description="artifact folder; default in home")
+    source_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="folders from which a server-side path may be registered"
+    )
+    max_rank: int = Field(default=64, ge=1, le=512, description="highest adapter rank")
+    max_adapter_bytes: int = Field(default=1 << 30, ge=1, description="largest adapter, all files together")
+    max_loras: int = Field(default=8, ge=1, description="distinct adapters in one batch (slots)")
+    max_cpu_loras: int = Field(default=64, ge=1, description="adapters kept in memory")
+
+    # Engine
+    engine_url: str | None = Field(default=None, description="unix:/path or http://host:port of the engine")
+    engine_token: SecretStr | None = Field(default=None, description="secret between gateway and engine")
+    engine_args: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="further vLLM flags, as vllm serve takes them"
+    )
+    kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20, description="CPU key/value cache")
+    engine_start_timeout: float = Field(default=600.0, gt=0)
+    drain_timeout: float = Field(default=30.0, ge=0, description="how long SIGTERM waits for running requests")
+
+    # Requests
+    max_body_bytes: int = Field(default=8 << 20, ge=1024, description="largest inference request body")
+    request_timeout: float = Field(default=600.0, gt=0)
+
+    # Telemetry
+    metrics_adapter_limit: int = Field(default=200, ge=1, description="adapter label values before 'other'")
+    record_content: bool = Field(default=False, description="put prompts and answers into traces")
+    log_format: Literal["auto", "text", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("source_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        return tuple(p for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
+
+    @field_validator("engine_args", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("home", "store", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @property
+    def store_root(self) -> Path:
+        return self.store or self.home / "store"
+
+    @property
+    def registry(self) -> str:
+        return self.registry_url or f"sqlite:///{self.home / 'registry.db'}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets, tokens and keys that live as long as one server run."""
+        return self.home / "run"
+
+    @property
+    def engine(self) -> str:
+        return self.engine_url or f"unix:{self.run_dir / 'engine.sock'}"
+
+    @property
+    def base_dir(self) -> Path:
+        """Where fetched base models lie, one folder each."""
+        return self.home / "base"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = Path(os.environ.get("LORADOCK_CONFIG", CONFIG_FILE))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read flags, environment and file; flags that are None do not count.
+
+    Raises SettingsError for unknown names (with the nearest valid one) and bad values, all of them at once.
+    """
+    _refuse_unknown_environment()
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(fault) for fault in error.errors())) from error
+    except (OSError, ValueError) as error:  # an unreadable or malformed TOML file
+        raise SettingsError(f"{os.environ.get('LORADOCK_CONFIG', CONFIG_FILE)}: {error}") from error
+
+
+def _refuse_unknown_environment() -> None:
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
+    unknown = [name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known]
+    if unknown:
+        raise SettingsError(
+            "; ".join(f"unknown setting {name} in the environment{_nearest(name, known)}" for name in unknown)
+        )
+
+
+def _explain(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}{_nearest(name, Settings.model_fields)}"
+    return f"{name}: {fault['msg']} (got {fault.get('input')!r})"
+
+
+def _nearest(name: str, valid: Any) -> str:
+    found = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""

@@ -1,0 +1,26 @@
+"""What gateway and engine say to each other: header names, internal paths and the reply shapes they share.
+
+Below both, so that neither imports the other. It knows no web framework and no vLLM.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+TOKEN = "x-loradock-token"
+ADAPTER = "x-loradock-adapter"
+DIGEST = "x-loradock-adapter-digest"
+GATEWAY = "x-loradock-gateway"
+RESIDENCY = "x-loradock-residency"
+REQUEST_ID = "x-request-id"
+
+LIVE = "/livez"
+STATE = "/internal/state"
+USAGE = "/internal/usage"
+UNLOAD = "/internal/unload"
+METRICS = "/internal/metrics"
+
+
+def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """An error as OpenAI's API words it; `kind` becomes its `type`."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
