@@ -1,0 +1,53 @@
+"""What the engine counts: adapter loads, evictions and residency, and time spent in its queue.
+
+Instruments only; the engine decides when to count and serves them under `/internal/metrics`.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from loradock_server.telemetry import buckets
+from loradock_server.telemetry.labels import LabelCap
+
+ADAPTER = ("adapter", "version")
+
+
+class EngineMetrics:
+    """Every metric family the engine owns; parameters as for GatewayMetrics."""
+
+    def __init__(self, registry: CollectorRegistry, adapter_limit: int = 200) -> None:
+        self.registry = registry
+        self.adapters = LabelCap(adapter_limit)
+        self.adapter_loads = Counter(
+            "loradock_adapter_loads_total",
+            "Adapter loads into the engine by result.",
+            (*ADAPTER, "result"),
+            registry=registry,
+        )
+        self.adapter_load_seconds = Histogram(
+            "loradock_adapter_load_seconds",
+            "Time from the wish for an adapter to its readiness in the engine.",
+            ADAPTER,
+            buckets=buckets.DURATION,
+            registry=registry,
+        )
+        self.adapter_evictions = Counter(
+            "loradock_adapter_evictions_total",
+            "Adapters that left the engine's memory to make room.",
+            ADAPTER,
+            registry=registry,
+        )
+        self.adapter_resident = Gauge(
+            "loradock_adapter_resident",
+            "1 while the adapter lies in that tier of the engine's memory.",
+            (*ADAPTER, "tier"),
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "loradock_queue_seconds",
+            "Time a request waited in the engine before it was first scheduled.",
+            ADAPTER,
+            buckets=buckets.DURATION,
+            registry=registry,
+        )
