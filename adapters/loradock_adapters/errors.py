@@ -1,0 +1,87 @@
+"""Every exception of the adapters side, so that a caller can map classes instead of texts.
+
+    LoraDockError
+    ├── AdapterError
+    │   ├── InvalidName           (ValueError)
+    │   ├── AdapterRejected       (ValueError)   .report
+    │   ├── AdapterUnreadable                    .where
+    │   └── AdapterNotFound       (LookupError)
+    │       └── VersionNotFound
+    ├── StoreError
+    │   ├── BlobMissing           (LookupError)
+    │   └── BlobCorrupt
+    ├── RegistryError
+    │   └── KeyNotFound           (LookupError)
+    └── BaseModelError
+
+It knows no HTTP status: the gateway's table turns a class into one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loradock_adapters.faults import Report
+
+
+class LoraDockError(Exception):
+    """Anything LoRADock raises on purpose; the message carries the value, the limit and the fix."""
+
+
+class AdapterError(LoraDockError):
+    """Something is wrong with an adapter or with its name."""
+
+
+class InvalidName(AdapterError, ValueError):
+    """A name, alias or version is not spelt as the rules demand; seen by whoever chose it."""
+
+
+class AdapterRejected(AdapterError, ValueError):
+    """An adapter was judged unfit to be served; seen by whoever registers it. `report` lists every fault."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        count = len(report.faults)
+        lines = "".join(f"\n  - {fault.message}" for fault in report.faults)
+        super().__init__(f"the adapter cannot be served, {count} fault{'s' * (count != 1)}:{lines}")
+
+
+class AdapterUnreadable(AdapterError):
+    """A file of an adapter is missing, malformed or too large; `where` names the file (or tensor)."""
+
+    def __init__(self, message: str, *, where: str) -> None:
+        self.where = where
+        super().__init__(f"{where}: {message}")
+
+
+class AdapterNotFound(AdapterError, LookupError):
+    """No adapter has this name; seen by clients as 404 model_not_found."""
+
+
+class VersionNotFound(AdapterNotFound):
+    """The adapter exists, this version or alias of it does not; seen by clients as 404 too."""
+
+
+class StoreError(LoraDockError):
+    """The artifact store could not be read or written; seen by the operator."""
+
+
+class BlobMissing(StoreError, LookupError):
+    """The store has nothing under this digest."""
+
+
+class BlobCorrupt(StoreError):
+    """The bytes under this digest are not the bytes it was named after."""
+
+
+class RegistryError(LoraDockError):
+    """The registry's database could not be opened, read or written, or was asked for the impossible."""
+
+
+class KeyNotFound(RegistryError, LookupError):
+    """No API key has this id."""
+
+
+class BaseModelError(LoraDockError):
+    """The base model's folder could not be understood; seen by the operator at start."""

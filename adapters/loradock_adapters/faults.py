@@ -1,0 +1,61 @@
+"""What a check found: faults, warnings and the facts it measured. Plain values; it judges nothing itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from loradock_adapters.errors import AdapterRejected
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: `code` for programs, then where, what was found, what is allowed, the fix."""
+
+    code: str
+    where: str
+    value: str
+    limit: str
+    fix: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.where}: {self.value}; {self.limit}; {self.fix}"
+
+    def as_dict(self) -> dict[str, str]:
+        return {**asdict(self), "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The whole judgement. Numbers that could not be read are 0; sizes are in bytes."""
+
+    faults: tuple[Fault, ...]
+    warnings: tuple[str, ...]
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    parameters: int
+    size_bytes: int
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+    def raise_if_faulty(self) -> None:
+        """Raise AdapterRejected, which carries this report, unless it is clean."""
+        if self.faults:
+            raise AdapterRejected(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON takes it."""
+        return {
+            "ok": self.ok,
+            "faults": [fault.as_dict() for fault in self.faults],
+            "warnings": list(self.warnings),
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "target_modules": list(self.target_modules),
+            "parameters": self.parameters,
+            "size_bytes": self.size_bytes,
+        }

@@ -1,0 +1,131 @@
+"""One SQL database with its migrations applied, and transactions on it: `read()` and `write()`.
+
+It knows no adapter and no key; those are the tables' users. SQLite and PostgreSQL behave alike through it:
+readers see one consistent snapshot, writers go one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, text, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from loradock_adapters.errors import RegistryError
+from loradock_adapters.registry.tables import StateRow
+
+BUSY_TIMEOUT_SECONDS = 15
+_MIGRATION_LOCK = 0x10AD0C  # any number, as long as every LoRADock uses the same
+
+
+class Database:
+    """Thread-safe; several processes may open the same one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        sqlite = engine.dialect.name == "sqlite"
+        self._readers = engine if sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
+        self._writers = engine.execution_options(sqlite_begin="IMMEDIATE") if sqlite else engine
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Connect, create what is missing and migrate to the newest schema.
+
+        Raises RegistryError if the URL is malformed, the database cannot be reached, or a newer LoRADock
+        wrote it.
+        """
+        try:
+            parsed = make_url(url)
+            engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else create_engine(parsed)
+            database = cls(engine)
+            with database._writers.connect() as connection:
+                database._migrate(connection)
+        except CommandError as error:
+            raise RegistryError(
+                f"registry {_shown(url)} has a schema this version does not know ({error}); "
+                "it was written by a newer LoRADock: upgrade this one"
+            ) from error
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            raise RegistryError(f"registry {_shown(url)} cannot be opened: {error}") from error
+        return database
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one snapshot, whatever others commit meanwhile."""
+        with _registry_errors(), Session(self._readers, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session alone among writers; leaving it commits, and the revision has grown by one.
+
+        Whoever finds nothing to change calls `session.rollback()`; the revision then stays.
+        """
+        with _registry_errors(), Session(self._writers, expire_on_commit=False) as session:
+            # First of all, because on PostgreSQL this row is the lock.
+            session.execute(update(StateRow).values(revision=StateRow.revision + 1))
+            yield session
+            session.commit()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _migrate(self, connection: Connection) -> None:
+        # All in one transaction under one lock, so two servers that start together do not trip each other.
+        with connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            config = Config()
+            # Found through the package, so it works from a wheel; no ini file and no logging set-up.
+            config.set_main_option("script_location", "loradock_adapters.registry:migrations")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise RegistryError(
+            f"registry {url!s} is not a file; an in-memory registry would be lost: write sqlite:////path/to/registry.db"
+        )
+    path = Path(url.database).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        # We begin transactions ourselves: Python's own way leaves reads and schema changes outside of them.
+        connection.isolation_level = None
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+@contextmanager
+def _registry_errors() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise RegistryError(
+            f"the registry's database failed: {getattr(error, 'orig', None) or error}"
+        ) from error
+
+
+def _shown(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "(malformed URL)"
