@@ -1,0 +1,93 @@
+"""`loradock adapters check`: the server's own judgement of a PEFT folder, without a server. Adds no rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.check import Limits, check_adapter
+from rich.text import Text
+
+from loradock_adapters.errors import AdapterUnreadable, BaseModelError
+from loradock_adapters.faults import Report
+from loradock_server.cli.errors import Refused, Unreadable
+from loradock_server.cli.home import base_folder, read_settings, require_base
+from loradock_server.cli.options import AsJson
+from loradock_server.cli.output import Output, answering, fault_table, fields
+from loradock_server.cli.wording import size
+
+
+def check(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that PEFT's save_pretrained wrote.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base",
+            metavar="DIR",
+            help="Folder of the base model. Without it: the one this home folder's server serves.",
+        ),
+    ] = None,
+    max_rank: Annotated[int | None, typer.Option("--max-rank", min=1, help="Highest rank allowed.")] = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option("--max-bytes", min=1, help="Largest size allowed, all files, in bytes."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether an adapter can be served, and if not, everything that is wrong with it.
+
+    Exit code 0: it can. 1: it cannot. 2: it, or the base model, could not be read.
+    """
+    with answering(as_json) as output:
+        settings = read_settings(max_rank=max_rank, max_adapter_bytes=max_bytes)
+        limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes)
+        model = _base_model(base or base_folder(settings))
+        try:
+            report = check_adapter(path, model, limits)
+        except AdapterUnreadable as error:
+            raise Unreadable(str(error)) from error
+        output.document(_document(path, model, report))
+        _tell(path, report, output)
+        if not report.ok:
+            raise typer.Exit(Refused.exit_code)
+
+
+def _base_model(folder: Path) -> BaseModel:
+    try:
+        return BaseModel.read(require_base(folder))
+    except BaseModelError as error:
+        raise Unreadable(str(error), fix="name another folder with --base DIR") from error
+
+
+def _document(path: Path, model: BaseModel, report: Report) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "base": {"name": model.name, "digest": model.digest},
+        **report.as_dict(),
+    }
+
+
+def _tell(path: Path, report: Report, output: Output) -> None:
+    if report.ok:
+        output.say(Text("fits: ", "bold green") + Text(str(path)))
+        output.say(
+            fields(
+                {
+                    "rank": report.rank,
+                    "alpha": report.alpha,
+                    "targets": report.target_modules,
+                    "parameters": f"{report.parameters:,}",
+                    "size": size(report.size_bytes),
+                }
+            )
+        )
+    else:
+        count = len(report.faults)
+        output.say(Text(f"{count} {'fault' if count == 1 else 'faults'}: ", "bold red") + Text(str(path)))
+        output.say(fault_table(fault.as_dict() for fault in report.faults))
+    for warning in report.warnings:
+        output.say(f"warning: {warning}")
+    if report.ok:
+        output.hint(f"loradock adapters register NAME {path}")

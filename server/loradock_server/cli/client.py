@@ -1,0 +1,131 @@
+"""The admin side of a LoRADock server, as client commands call it. Knows HTTP, no flag and no terminal."""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from loradock_adapters.errors import InvalidName
+from loradock_adapters.names import validate_name
+from loradock_server import __version__
+from loradock_server.cli.connection import KEY_VARIABLE, Connection
+from loradock_server.cli.errors import ServerRefused, Unreachable, Unreadable
+
+ADAPTERS = "/admin/adapters"
+# Registering reads and checks a gigabyte before the server answers; anything else is quick.
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class AdminClient:
+    """A connection to one server; use it as a context manager.
+
+    Every method returns the JSON of a successful answer. Raises ServerRefused for an error the server sent
+    and Unreachable when none came.
+    """
+
+    def __init__(self, connection: Connection, transport: httpx.BaseTransport | None = None) -> None:
+        self.connection = connection
+        headers = {"accept": "application/json", "user-agent": f"loradock/{__version__}"}
+        if connection.key:
+            headers["authorization"] = f"Bearer {connection.key}"
+        self._http = httpx.Client(
+            headers=headers,
+            timeout=TIMEOUT,
+            transport=transport,
+            # A proxy between this machine and itself would only see the key.
+            trust_env=urlsplit(connection.url).hostname not in _LOOPBACK,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str) -> Any:
+        """GET `path`, for example `/admin/adapters`."""
+        return self._request("GET", path)
+
+    def post(self, path: str, body: Mapping[str, Any], timeout: httpx.Timeout = TIMEOUT) -> Any:
+        """POST a JSON body to `path`."""
+        return self._request("POST", path, json=body, timeout=timeout)
+
+    def upload(self, path: str, files: Any) -> Any:
+        """POST a multipart form to `path`; `files` as httpx takes them, read while they are sent."""
+        return self._request("POST", path, files=files, timeout=UPLOAD_TIMEOUT)
+
+    def delete(self, path: str) -> Any:
+        """DELETE `path`."""
+        return self._request("DELETE", path)
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = self._http.request(method, self.connection.url + path, **options)
+        except httpx.ConnectError as error:
+            raise self._nobody_there(error) from error
+        except httpx.TimeoutException as error:
+            raise Unreachable(
+                f"the server at {self.connection.url} did not answer in time ({type(error).__name__})",
+                fix=f"see whether it is busy: curl {self.connection.url}/readyz",
+            ) from error
+        except httpx.HTTPError as error:
+            raise Unreachable(
+                f"the connection to {self.connection.url} broke: {error or type(error).__name__}",
+                fix="try again; the server's log says more",
+            ) from error
+        return self._answer(response)
+
+    def _answer(self, response: httpx.Response) -> Any:
+        try:
+            document = response.json() if response.content else None
+        except (ValueError, RecursionError):
+            document = _NOT_JSON
+        if response.is_success and document is not _NOT_JSON:
+            return document
+        if isinstance(document, dict) and isinstance(document.get("error"), dict):
+            raise ServerRefused(response.status_code, document["error"], fix=self._fix(response))
+        raise Unreachable(
+            f"{self.connection.url} answered {_status(response)} with "
+            f"{response.headers.get('content-type', 'no content type')}; a LoRADock server answers in JSON",
+            fix=f"check the address, which came from {self.connection.origin}",
+        )
+
+    def _fix(self, response: httpx.Response) -> str | None:
+        if response.status_code == http.HTTPStatus.UNAUTHORIZED:
+            if self.connection.key is None:
+                return f"set {KEY_VARIABLE} to a key with the admin scope"
+            return f"the key was sent ({KEY_VARIABLE} or the home folder's); check that it is this server's"
+        if response.status_code == http.HTTPStatus.FORBIDDEN:
+            return f"set {KEY_VARIABLE} to a key with the admin scope"
+        wait = response.headers.get("retry-after")
+        return f"try again in {wait} s" if wait else None
+
+    def _nobody_there(self, error: httpx.ConnectError) -> Unreachable:
+        return Unreachable(
+            f"no server answers at {self.connection.url} (from {self.connection.origin}): {error}",
+            fix="start one with loradock serve, or name another with --url http://host:port",
+        )
+
+
+def adapter_path(name: str) -> str:
+    """The admin route of an adapter. Raises Unreadable for a string that is no adapter name."""
+    try:
+        return f"{ADAPTERS}/{quote(validate_name(name), safe='')}"
+    except InvalidName as error:
+        raise Unreadable(str(error)) from error
+
+
+_NOT_JSON = object()
+
+
+def _status(response: httpx.Response) -> str:
+    return f"HTTP {response.status_code} {response.reason_phrase}".strip()

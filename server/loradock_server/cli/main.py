@@ -1,0 +1,92 @@
+"""The `loradock` program: which commands there are. Imports none of them until one runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loradock_server import __version__
+from loradock_server.cli.lazy import Lazy, LazyGroup, examples, new_app
+
+_SERVE = "Serve"
+_MANAGE = "Manage a running server"
+_MAKE = "Get models, make adapters"
+
+
+class RootGroup(LazyGroup):
+    """`loradock …`: everything heavy, so everything, is imported on use."""
+
+    lazy_commands = {
+        "serve": Lazy(
+            "loradock_server.cli.serve:serve",
+            "Run gateway and engine together on this machine.",
+            _SERVE,
+            examples("""
+                loradock serve
+                LORADOCK_HOME=/srv/loradock loradock serve --port 9000
+            """),
+        ),
+        "gateway": Lazy(
+            "loradock_server.cli.serve:gateway",
+            "Run the gateway alone: keys, routing, admin, metrics.",
+            _SERVE,
+            examples("LORADOCK_ENGINE_URL=http://10.0.0.7:8100 loradock gateway"),
+        ),
+        "engine": Lazy(
+            "loradock_server.cli.serve:engine",
+            "Run one engine alone: vLLM with on-demand adapters.",
+            _SERVE,
+            examples("LORADOCK_ENGINE_URL=http://0.0.0.0:8100 loradock engine"),
+        ),
+        "adapters": Lazy(
+            "loradock_server.cli.adapters:app",
+            "Check, register, list, show and delete adapters.",
+            _MANAGE,
+        ),
+        "keys": Lazy("loradock_server.cli.keys:app", "Create, list and revoke API keys.", _MANAGE),
+        "base": Lazy("loradock_server.cli.base:app", "Fetch the bundled base model.", _MAKE),
+        "train": Lazy(
+            "loradock_server.cli.train:train",
+            "Train an adapter from a recipe (QLoRA).",
+            _MAKE,
+            examples("""
+                loradock train adapters/examples/home-commands/recipe.toml
+                loradock train recipe.toml --out ./trained --json
+                loradock adapters register home-commands ./trained/home-commands
+            """),
+        ),
+    }
+
+
+app = new_app(
+    cls=RootGroup,
+    name="loradock",
+    add_completion=True,
+    epilog=examples("""
+        loradock base fetch && loradock serve
+        loradock adapters check ./my-adapter
+        loradock adapters register support-bot ./my-adapter
+        loradock adapters list --json
+        loradock COMMAND --help
+    """),
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loradock {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def loradock(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """One base model, many LoRA adapters, an OpenAI-compatible server.
+
+    Clients pick an adapter by name: model="support-bot". Adapters come and go while the server runs.
+    """

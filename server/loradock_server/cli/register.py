@@ -1,0 +1,77 @@
+"""`loradock adapters register`: a PEFT folder becomes the next version of a name on a running server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from loradock_server.cli.client import UPLOAD_TIMEOUT, AdminClient, adapter_path
+from loradock_server.cli.connection import KEY_VARIABLE, Connection, find_connection
+from loradock_server.cli.errors import JsonObject
+from loradock_server.cli.options import AdapterName, AsJson, ServerUrl
+from loradock_server.cli.output import Output, answering, fields
+from loradock_server.cli.upload import open_adapter
+from loradock_server.cli.wording import cell
+
+
+def register(
+    name: AdapterName,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that PEFT's save_pretrained wrote.")],
+    on_server: Annotated[
+        bool,
+        typer.Option(
+            "--on-server",
+            help="PATH is on the server's machine, below one of its source_roots; nothing is uploaded.",
+        ),
+    ] = False,
+    url: ServerUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload an adapter as the next version of NAME and make it live.
+
+    The same bytes again make no new version. Running requests finish on the version they began with, the next
+    one gets the new version.
+    """
+    with answering(as_json) as output:
+        target = f"{adapter_path(name)}/versions"
+        connection = find_connection(url)
+        with AdminClient(connection) as client:
+            if on_server:
+                answer = client.post(target, {"source": str(path)}, timeout=UPLOAD_TIMEOUT)
+            else:
+                answer = _upload(client, target, path, output)
+        output.document(answer)
+        _tell(answer, connection, output)
+
+
+def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> Any:
+    columns = (
+        TextColumn("uploading"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with open_adapter(folder) as adapter, output.progress(*columns) as bar:
+        task = bar.add_task("upload", total=adapter.size_bytes)
+        return client.upload(target, adapter.parts(lambda count: bar.advance(task, count)))
+
+
+def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
+    ref = cell(answer.get("id"))
+    output.say(
+        f"registered {ref}" if answer.get("created", True) else f"unchanged: these bytes are already {ref}"
+    )
+    facts = {"digest": f"sha256:{answer.get('digest')}", "aliases": answer.get("aliases")}
+    output.say(fields(facts | {"server": connection.url}))
+    for warning in (answer.get("report") or {}).get("warnings") or ():
+        output.say(f"warning: {cell(warning)}")
+    body = f'{{"model": "{cell(answer.get("name"))}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    output.hint(
+        f'curl {connection.url}/v1/chat/completions -H "Authorization: Bearer ${KEY_VARIABLE}"'
+        f" -H \"Content-Type: application/json\" -d '{body}'",
+        "loradock keys create my-app   # a key for clients",
+    )
