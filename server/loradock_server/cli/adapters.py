@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from loradock_server.cli.answers import object_in, objects_in
 from loradock_server.cli.client import ADAPTERS, AdminClient, adapter_path
 from loradock_server.cli.connection import Connection, find_connection
 from loradock_server.cli.errors import JsonObject, Refused, Unreadable
@@ -21,7 +22,7 @@ class AdaptersGroup(LazyGroup):
     lazy_commands = {
         "check": Lazy(
             "loradock_server.cli.check:check",
-            "Say whether an adapter can be served, without a server.",
+            "Say whether an adapter can be served, without a server, and everything that is wrong with it.",
             examples=examples("""
                 loradock adapters check ./my-adapter
                 loradock adapters check ./my-adapter --base ./SmolLM2-135M-Instruct --max-rank 32
@@ -59,7 +60,7 @@ def list_adapters(url: ServerUrl = None, as_json: AsJson = False) -> None:
         with AdminClient(find_connection(url)) as client:
             answer = client.get(ADAPTERS)
         output.document(answer)
-        rows = answer.get("data") or []
+        rows = objects_in(answer, "data")
         if not rows:
             output.say("no adapters yet")
             output.hint("loradock adapters register NAME PATH")
@@ -74,9 +75,9 @@ def show(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> N
         with AdminClient(find_connection(url)) as client:
             answer = client.get(adapter_path(name))
         output.document(answer)
-        aliases = answer.get("aliases") or {}
+        aliases = object_in(answer, "aliases")
         columns = ("VERSION", "ALIASES", "DIGEST", "RANK", "SIZE", "TARGETS", "RESIDENT", "CREATED", "BY")
-        versions = (_version_row(version, aliases) for version in answer.get("versions") or [])
+        versions = (_version_row(version, aliases) for version in objects_in(answer, "versions"))
         output.say(
             fields({"name": answer.get("name"), "created": moment(answer.get("created_at"))}),
             "",
@@ -102,7 +103,7 @@ def delete(
             _confirm(name, connection, output)
         with AdminClient(connection) as client:
             answer = client.delete(target)
-        output.document(answer if answer is not None else {"name": name, "deleted": True})
+        output.document(answer or {"name": name, "deleted": True})
         output.say(f"deleted {name}")
 
 
@@ -114,12 +115,10 @@ def _confirm(name: str, connection: Connection, output: Output) -> None:
 
 
 def _row(adapter: JsonObject) -> tuple[object, ...]:
-    aliases = adapter.get("aliases") or {}
-    versions = adapter.get("versions") or []
     return (
         adapter.get("name"),
-        aliases.get("live"),
-        len(versions),
+        object_in(adapter, "aliases").get("live"),
+        len(objects_in(adapter, "versions")),
         _residency(adapter.get("residency")),
         moment(adapter.get("created_at")),
     )

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from loradock_adapters.base_model import BaseModel
-from loradock_adapters.check import Limits, check_adapter
 from rich.text import Text
 
-from loradock_adapters.errors import AdapterUnreadable, BaseModelError
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.check import Limits, check_adapter
+from loradock_adapters.errors import BaseModelError
 from loradock_adapters.faults import Report
 from loradock_server.cli.errors import Refused, Unreadable
 from loradock_server.cli.home import base_folder, read_settings, require_base
 from loradock_server.cli.options import AsJson
 from loradock_server.cli.output import Output, answering, fault_table, fields
+from loradock_server.cli.upload import require_folder
 from loradock_server.cli.wording import size
 
 
@@ -29,6 +30,10 @@ def check(
             help="Folder of the base model. Without it: the one this home folder's server serves.",
         ),
     ] = None,
+    no_base: Annotated[
+        bool,
+        typer.Option("--no-base", help="Compare names and shapes with no base model, only with each other."),
+    ] = False,
     max_rank: Annotated[int | None, typer.Option("--max-rank", min=1, help="Highest rank allowed.")] = None,
     max_bytes: Annotated[
         int | None,
@@ -36,18 +41,16 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether an adapter can be served, and if not, everything that is wrong with it.
+    """Say whether an adapter can be served, without a server, and everything that is wrong with it.
 
     Exit code 0: it can. 1: it cannot. 2: it, or the base model, could not be read.
     """
     with answering(as_json) as output:
         settings = read_settings(max_rank=max_rank, max_adapter_bytes=max_bytes)
         limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes)
-        model = _base_model(base or base_folder(settings))
-        try:
-            report = check_adapter(path, model, limits)
-        except AdapterUnreadable as error:
-            raise Unreadable(str(error)) from error
+        require_folder(path)
+        model = None if no_base else _base_model(base or base_folder(settings))
+        report = check_adapter(path, model, limits)
         output.document(_document(path, model, report))
         _tell(path, report, output)
         if not report.ok:
@@ -61,10 +64,10 @@ def _base_model(folder: Path) -> BaseModel:
         raise Unreadable(str(error), fix="name another folder with --base DIR") from error
 
 
-def _document(path: Path, model: BaseModel, report: Report) -> dict[str, Any]:
+def _document(path: Path, model: BaseModel | None, report: Report) -> dict[str, Any]:
     return {
         "path": str(path),
-        "base": {"name": model.name, "digest": model.digest},
+        "base": None if model is None else {"name": model.name, "digest": model.digest},
         **report.as_dict(),
     }
 

@@ -13,8 +13,9 @@ import httpx
 from loradock_adapters.errors import InvalidName
 from loradock_adapters.names import validate_name
 from loradock_server import __version__
+from loradock_server.cli.answers import as_object
 from loradock_server.cli.connection import KEY_VARIABLE, Connection
-from loradock_server.cli.errors import ServerRefused, Unreachable, Unreadable
+from loradock_server.cli.errors import JsonObject, ServerRefused, Unreachable, Unreadable
 
 ADAPTERS = "/admin/adapters"
 # Registering reads and checks a gigabyte before the server answers; anything else is quick.
@@ -26,8 +27,8 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class AdminClient:
     """A connection to one server; use it as a context manager.
 
-    Every method returns the JSON of a successful answer. Raises ServerRefused for an error the server sent
-    and Unreachable when none came.
+    Every method returns the JSON object of a successful answer, empty for an empty one. Raises ServerRefused
+    for an error the server sent and Unreachable when none came.
     """
 
     def __init__(self, connection: Connection, transport: httpx.BaseTransport | None = None) -> None:
@@ -51,23 +52,23 @@ class AdminClient:
     ) -> None:
         self._http.close()
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str) -> JsonObject:
         """GET `path`, for example `/admin/adapters`."""
         return self._request("GET", path)
 
-    def post(self, path: str, body: Mapping[str, Any], timeout: httpx.Timeout = TIMEOUT) -> Any:
+    def post(self, path: str, body: Mapping[str, Any], timeout: httpx.Timeout = TIMEOUT) -> JsonObject:
         """POST a JSON body to `path`."""
         return self._request("POST", path, json=body, timeout=timeout)
 
-    def upload(self, path: str, files: Any) -> Any:
+    def upload(self, path: str, files: Any) -> JsonObject:
         """POST a multipart form to `path`; `files` as httpx takes them, read while they are sent."""
         return self._request("POST", path, files=files, timeout=UPLOAD_TIMEOUT)
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str) -> JsonObject:
         """DELETE `path`."""
         return self._request("DELETE", path)
 
-    def _request(self, method: str, path: str, **options: Any) -> Any:
+    def _request(self, method: str, path: str, **options: Any) -> JsonObject:
         try:
             response = self._http.request(method, self.connection.url + path, **options)
         except httpx.ConnectError as error:
@@ -84,13 +85,13 @@ class AdminClient:
             ) from error
         return self._answer(response)
 
-    def _answer(self, response: httpx.Response) -> Any:
+    def _answer(self, response: httpx.Response) -> JsonObject:
         try:
-            document = response.json() if response.content else None
+            document = response.json() if response.content else {}
         except (ValueError, RecursionError):
             document = _NOT_JSON
         if response.is_success and document is not _NOT_JSON:
-            return document
+            return as_object(document, "answer")
         if isinstance(document, dict) and isinstance(document.get("error"), dict):
             raise ServerRefused(response.status_code, document["error"], fix=self._fix(response))
         raise Unreachable(

@@ -19,17 +19,22 @@ from loradock_server.cli.home import read_settings
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "LORADOCK_API_KEY"
 SERVER_FILE = "server.json"
+KEY_FILE = "local.key"
 _START_AGAIN = "remove it and start the server again"
 _MAX_SERVER_FILE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A server's address without a trailing slash, the key for it, and where the address came from."""
+    """A server's address without a trailing slash, the key for it, and where the address came from.
+
+    `key_file` holds the key for people to paste into other commands, if the running server left one.
+    """
 
     url: str
     key: str | None = field(repr=False)
     origin: str
+    key_file: Path | None = None
 
 
 def find_connection(url: str | None, environment: Mapping[str, str] = os.environ) -> Connection:
@@ -44,9 +49,10 @@ def find_connection(url: str | None, environment: Mapping[str, str] = os.environ
     local = _running_server()
     if address is None:
         found = local or Connection(DEFAULT_URL, None, "the default")
-        return Connection(found.url, key or found.key, found.origin)
-    is_local = local is not None and local.url == address
-    return Connection(address, local.key if local and is_local else None, "--url or LORADOCK_URL")
+        return found if key is None else Connection(found.url, key, found.origin)
+    if local is not None and local.url == address:
+        return local
+    return Connection(address, None, "--url or LORADOCK_URL")
 
 
 def _running_server() -> Connection | None:
@@ -67,7 +73,10 @@ def _running_server() -> Connection | None:
         raise Unreadable(f"{path} is not a server file", fix=_START_AGAIN) from error
     if not isinstance(url, str) or not isinstance(key, str | None):
         raise Unreadable(f"{path} is not a server file", fix=_START_AGAIN)
-    return Connection(_checked_url(url), _checked_key(key or ""), str(path))
+    key_file = path.with_name(KEY_FILE)
+    return Connection(
+        _checked_url(url), _checked_key(key or ""), str(path), key_file if key_file.is_file() else None
+    )
 
 
 def _read_private(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import typer
 
+from loradock_server.cli.answers import objects_in
 from loradock_server.cli.client import AdminClient
 from loradock_server.cli.connection import KEY_VARIABLE, find_connection
 from loradock_server.cli.errors import JsonObject
@@ -72,7 +73,7 @@ def list_keys(url: ServerUrl = None, as_json: AsJson = False) -> None:
         with AdminClient(find_connection(url)) as client:
             answer = client.get(KEYS)
         output.document(answer)
-        rows = answer.get("data") or []
+        rows = objects_in(answer, "data")
         output.say(
             table(("ID", "NAME", "SCOPES", "BEGINS", "CREATED", "REVOKED"), (_row(row) for row in rows))
         )
@@ -88,7 +89,7 @@ def revoke(
     with answering(as_json) as output:
         with AdminClient(find_connection(url)) as client:
             answer = client.delete(f"{KEYS}/{quote(key_id, safe='')}")
-        output.document(answer if answer is not None else {"id": key_id, "revoked": True})
+        output.document(answer or {"id": key_id, "revoked": True})
         output.say(f"revoked key {key_id}")
 
 

@@ -31,13 +31,17 @@ class RootGroup(LazyGroup):
             "loradock_server.cli.serve:gateway",
             "Run the gateway alone: keys, routing, admin, metrics.",
             _SERVE,
-            examples("LORADOCK_ENGINE_URL=http://10.0.0.7:8100 loradock gateway"),
+            examples("""
+                LORADOCK_ENGINE_URL=http://10.0.0.7:8100 LORADOCK_ENGINE_TOKEN=$SECRET loradock gateway
+            """),
         ),
         "engine": Lazy(
             "loradock_server.cli.serve:engine",
             "Run one engine alone: vLLM with on-demand adapters.",
             _SERVE,
-            examples("LORADOCK_ENGINE_URL=http://0.0.0.0:8100 loradock engine"),
+            examples("""
+                LORADOCK_ENGINE_URL=http://0.0.0.0:8100 LORADOCK_ENGINE_TOKEN=$SECRET loradock engine
+            """),
         ),
         "adapters": Lazy(
             "loradock_server.cli.adapters:app",
@@ -48,7 +52,7 @@ class RootGroup(LazyGroup):
         "base": Lazy("loradock_server.cli.base:app", "Fetch the bundled base model.", _MAKE),
         "train": Lazy(
             "loradock_server.cli.train:train",
-            "Train an adapter from a recipe (QLoRA).",
+            "Train an adapter from a recipe, by QLoRA on a GPU or on the CPU.",
             _MAKE,
             examples("""
                 loradock train adapters/examples/home-commands/recipe.toml

@@ -56,6 +56,11 @@ class Output:
             *columns, console=self.err, transient=True, disable=self.as_json or not self.err.is_terminal
         )
 
+    def step(self, what: str) -> None:
+        """Say on stderr what is being done now; nothing with `--json`."""
+        if not self.as_json:
+            self.err.print(Text(printable(what), "dim"), soft_wrap=True)
+
     def error(self, error: CommandError) -> None:
         """Show why the command failed, with every fault and the fix."""
         if self.as_json:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from loradock_server.cli.answers import object_in
 from loradock_server.cli.client import UPLOAD_TIMEOUT, AdminClient, adapter_path
 from loradock_server.cli.connection import KEY_VARIABLE, Connection, find_connection
 from loradock_server.cli.errors import JsonObject
@@ -47,7 +48,7 @@ def register(
         _tell(answer, connection, output)
 
 
-def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> Any:
+def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> JsonObject:
     columns = (
         TextColumn("uploading"),
         BarColumn(),
@@ -60,6 +61,11 @@ def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> A
         return client.upload(target, adapter.parts(lambda count: bar.advance(task, count)))
 
 
+def _warnings(answer: JsonObject) -> list[object]:
+    found = object_in(answer, "report").get("warnings")
+    return found if isinstance(found, list) else []
+
+
 def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
     ref = cell(answer.get("id"))
     output.say(
@@ -67,11 +73,12 @@ def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
     )
     facts = {"digest": f"sha256:{answer.get('digest')}", "aliases": answer.get("aliases")}
     output.say(fields(facts | {"server": connection.url}))
-    for warning in (answer.get("report") or {}).get("warnings") or ():
+    for warning in _warnings(answer):
         output.say(f"warning: {cell(warning)}")
+    key = f"$(cat {connection.key_file})" if connection.key_file else f"${KEY_VARIABLE}"
     body = f'{{"model": "{cell(answer.get("name"))}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     output.hint(
-        f'curl {connection.url}/v1/chat/completions -H "Authorization: Bearer ${KEY_VARIABLE}"'
+        f'curl {connection.url}/v1/chat/completions -H "Authorization: Bearer {key}"'
         f" -H \"Content-Type: application/json\" -d '{body}'",
         "loradock keys create my-app   # a key for clients",
     )

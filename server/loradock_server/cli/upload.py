@@ -55,7 +55,8 @@ def open_adapter(folder: Path) -> Iterator[AdapterFiles]:
     Symbolic links are followed, because hub caches consist of them. Raises Unreadable when the folder or
     one of the two required files is missing or cannot be read.
     """
-    _refuse_other_things(folder)
+    require_folder(folder)
+    _require_files(folder)
     with ExitStack() as stack:
         files: dict[str, BinaryIO] = {}
         for name in (*REQUIRED, *OPTIONAL):
@@ -65,11 +66,17 @@ def open_adapter(folder: Path) -> Iterator[AdapterFiles]:
         yield AdapterFiles(files, sum(os.fstat(file.fileno()).st_size for file in files.values()))
 
 
-def _refuse_other_things(folder: Path) -> None:
+def require_folder(folder: Path) -> None:
+    """Raise Unreadable unless `folder` is a folder that we may list."""
     if not folder.exists():
         raise Unreadable(f"{folder} does not exist", fix="give the folder that PEFT's save_pretrained wrote")
     if not folder.is_dir():
         raise Unreadable(f"{folder} is not a folder", fix=f"give the folder it lies in: {folder.parent}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise Unreadable(f"{folder} may not be read by this user", fix="change its mode, or use another user")
+
+
+def _require_files(folder: Path) -> None:
     missing = [name for name in REQUIRED if not (folder / name).exists()]
     if REQUIRED[1] in missing and (folder / _PICKLE).exists():
         raise Unreadable(
