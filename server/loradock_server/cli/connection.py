@@ -74,9 +74,7 @@ def _running_server() -> Connection | None:
     if not isinstance(url, str) or not isinstance(key, str | None):
         raise Unreadable(f"{path} is not a server file", fix=_START_AGAIN)
     key_file = path.with_name(KEY_FILE)
-    return Connection(
-        _checked_url(url), _checked_key(key or ""), str(path), key_file if key_file.is_file() else None
-    )
+    return Connection(_checked_url(url), _checked_key(key or ""), str(path), key_file if key_file.is_file() else None)
 
 
 def _read_private(path: Path) -> bytes:

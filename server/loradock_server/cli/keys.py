@@ -74,12 +74,10 @@ def list_keys(url: ServerUrl = None, as_json: AsJson = False) -> None:
             answer = client.get(KEYS)
         output.document(answer)
         rows = objects_in(answer, "data")
-        output.say(
-            table(("ID", "NAME", "SCOPES", "BEGINS", "CREATED", "REVOKED"), (_row(row) for row in rows))
-        )
+        output.say(table(("ID", "NAME", "SCOPES", "BEGINS", "CREATED", "REVOKED"), (_row(row) for row in rows)))
 
 
-@app.command(epilog=examples("loradock keys revoke 3"))
+@app.command(epilog=examples("loradock keys revoke key-1f2e3d4c5b6a"))
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, from loradock keys list.")],
     url: ServerUrl = None,

@@ -52,9 +52,7 @@ class Output:
 
     def progress(self, *columns: Any) -> Progress:
         """A progress bar on stderr, silent when stderr is not a terminal or the answer is JSON."""
-        return Progress(
-            *columns, console=self.err, transient=True, disable=self.as_json or not self.err.is_terminal
-        )
+        return Progress(*columns, console=self.err, transient=True, disable=self.as_json or not self.err.is_terminal)
 
     def step(self, what: str) -> None:
         """Say on stderr what is being done now; nothing with `--json`."""

@@ -68,9 +68,7 @@ def _warnings(answer: JsonObject) -> list[object]:
 
 def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
     ref = cell(answer.get("id"))
-    output.say(
-        f"registered {ref}" if answer.get("created", True) else f"unchanged: these bytes are already {ref}"
-    )
+    output.say(f"registered {ref}" if answer.get("created", True) else f"unchanged: these bytes are already {ref}")
     facts = {"digest": f"sha256:{answer.get('digest')}", "aliases": answer.get("aliases")}
     output.say(fields(facts | {"server": connection.url}))
     for warning in _warnings(answer):

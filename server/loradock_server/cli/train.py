@@ -34,9 +34,7 @@ def train(
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option(
-            "--base", metavar="DIR", help="Folder of the base model. Default: the one this home serves."
-        ),
+        typer.Option("--base", metavar="DIR", help="Folder of the base model. Default: the one this home serves."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

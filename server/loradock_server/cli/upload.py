@@ -42,10 +42,7 @@ class AdapterFiles:
 
     def parts(self, advance: Callable[[int], None]) -> list[tuple[str, tuple[str, CountedFile, str]]]:
         """The multipart form, in the shape httpx takes; `advance` hears of every piece sent."""
-        return [
-            ("file", (name, CountedFile(file, advance), _content_type(name)))
-            for name, file in self.files.items()
-        ]
+        return [("file", (name, CountedFile(file, advance), _content_type(name))) for name, file in self.files.items()]
 
 
 @contextmanager

@@ -58,9 +58,7 @@ class ScriptedServer:
                         files[part.filename or ""] = await part.read()
         elif body := await request.body():
             document = json.loads(body)
-        self.history.append(
-            Seen(request.method, request.url.path, request.headers, files, tuple(fields), document)
-        )
+        self.history.append(Seen(request.method, request.url.path, request.headers, files, tuple(fields), document))
         await self.answers.pop(0)(scope, receive, send)
 
 

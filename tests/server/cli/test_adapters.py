@@ -16,7 +16,7 @@ from typer.testing import Result
 from loradock_server.cli.client import AdminClient
 from loradock_server.cli.connection import Connection
 from loradock_server.cli.upload import open_adapter
-from tests.server.cli.scripted_server import ScriptedServer
+from tests.server.cli.scripted_server import ScriptedServer, running
 
 Run = Callable[..., Result]
 REGISTERED = {
@@ -119,9 +119,7 @@ def test_register_with_json_passes_the_servers_answer_on(
     loradock: Run, server: ScriptedServer, adapter_folder: Path
 ) -> None:
     server.enqueue(201, REGISTERED)
-    server.enqueue(
-        422, {"error": {"message": "m", "code": "adapter_rejected", "faults": [{"code": "shape"}]}}
-    )
+    server.enqueue(422, {"error": {"message": "m", "code": "adapter_rejected", "faults": [{"code": "shape"}]}})
 
     accepted = loradock("adapters", "register", "support-bot", str(adapter_folder), "--json")
     refused = loradock("adapters", "register", "support-bot", str(adapter_folder), "--json")
@@ -293,3 +291,23 @@ def test_a_name_nobody_registered_is_a_no_in_the_servers_words(loradock: Run, se
 
     assert result.exit_code == 1
     assert "no adapter is named 'x'" in result.stderr
+
+
+@pytest.mark.parametrize("status", [401, 413])
+def test_a_server_that_says_no_before_it_read_the_upload_is_heard(
+    loradock: Run, adapter_folder: Path, status: int
+) -> None:
+    os.truncate(adapter_folder / "adapter_model.safetensors", 64 << 20)
+    body = json.dumps({"error": {"message": "not like this", "code": "x"}}).encode()
+
+    async def at_once(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    with running(at_once) as url:
+        result = loradock("adapters", "register", "support-bot", str(adapter_folder), "--url", url)
+
+    assert "not like this" in result.stderr
+    assert result.exit_code == 1

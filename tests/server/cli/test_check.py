@@ -26,9 +26,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         }
         offset += tensor.nbytes
     text = json.dumps(header).encode()
-    path.write_bytes(
-        len(text).to_bytes(8, "little") + text + b"".join(tensor.tobytes() for tensor in tensors.values())
-    )
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(tensor.tobytes() for tensor in tensors.values()))
 
 
 @pytest.fixture
@@ -75,9 +73,7 @@ def test_a_good_adapter_is_exit_code_0_with_its_facts_and_the_next_step(
     assert f"try: loradock adapters register NAME {folder}" in result.stdout
 
 
-def test_a_bad_adapter_is_exit_code_1_with_every_fault_in_the_table(
-    loradock: Run, base: Path, tmp_path: Path
-) -> None:
+def test_a_bad_adapter_is_exit_code_1_with_every_fault_in_the_table(loradock: Run, base: Path, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "bad", rank=8, width=17)
 
     result = loradock("adapters", "check", str(folder), "--base", str(base), "--max-rank", "4")
@@ -92,9 +88,7 @@ def test_a_bad_adapter_is_exit_code_1_with_every_fault_in_the_table(
 
 def test_json_says_the_same_to_programs(loradock: Run, base: Path, tmp_path: Path) -> None:
     good = loradock("adapters", "check", str(make_adapter(tmp_path / "good")), "--base", str(base), "--json")
-    bad = loradock(
-        "adapters", "check", str(make_adapter(tmp_path / "bad", width=17)), "--base", str(base), "--json"
-    )
+    bad = loradock("adapters", "check", str(make_adapter(tmp_path / "bad", width=17)), "--base", str(base), "--json")
 
     assert (good.exit_code, bad.exit_code) == (0, 1)
     said = json.loads(good.stdout)
@@ -103,9 +97,7 @@ def test_json_says_the_same_to_programs(loradock: Run, base: Path, tmp_path: Pat
     assert {"code", "where", "value", "limit", "fix"} <= fault.keys()
 
 
-def test_without_a_base_model_nothing_is_judged_and_the_ways_out_are_named(
-    loradock: Run, tmp_path: Path
-) -> None:
+def test_without_a_base_model_nothing_is_judged_and_the_ways_out_are_named(loradock: Run, tmp_path: Path) -> None:
     result = loradock("adapters", "check", str(make_adapter(tmp_path / "good")))
 
     assert result.exit_code == 2
@@ -136,13 +128,9 @@ def test_a_base_that_is_no_model_is_exit_code_2(loradock: Run, tmp_path: Path) -
     assert "config.json" in result.stderr
 
 
-def test_names_from_a_strangers_file_cannot_colour_the_terminal(
-    loradock: Run, base: Path, tmp_path: Path
-) -> None:
+def test_names_from_a_strangers_file_cannot_colour_the_terminal(loradock: Run, base: Path, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "bad")
-    write_safetensors(
-        folder / "adapter_model.safetensors", {"evil\x1b[2J\u202e": np.ones((2, 2), np.float32)}
-    )
+    write_safetensors(folder / "adapter_model.safetensors", {"evil\x1b[2J\u202e": np.ones((2, 2), np.float32)})
 
     result = loradock("adapters", "check", str(folder), "--base", str(base))
 

@@ -149,9 +149,7 @@ def test_something_else_on_that_port_is_told_apart_from_a_server(
     assert "text/html" in result.stderr
 
 
-def test_a_redirect_is_not_followed_with_the_key(
-    loradock: Callable[..., Result], server: ScriptedServer
-) -> None:
+def test_a_redirect_is_not_followed_with_the_key(loradock: Callable[..., Result], server: ScriptedServer) -> None:
     server.enqueue(307, "", location="http://elsewhere.example/")
 
     result = loradock("adapters", "list")

@@ -19,9 +19,7 @@ KEY = {
 }
 
 
-def test_create_shows_the_secret_once_ready_to_export(
-    loradock: Callable[..., Result], server: ScriptedServer
-) -> None:
+def test_create_shows_the_secret_once_ready_to_export(loradock: Callable[..., Result], server: ScriptedServer) -> None:
     server.enqueue(201, KEY | {"secret": "ld-abcdefgh"})
 
     result = loradock("keys", "create", "my-app")
@@ -52,9 +50,7 @@ def test_an_unknown_scope_is_a_usage_error_that_names_the_known_ones(
     assert server.history == []
 
 
-def test_list_tells_live_keys_from_revoked_ones(
-    loradock: Callable[..., Result], server: ScriptedServer
-) -> None:
+def test_list_tells_live_keys_from_revoked_ones(loradock: Callable[..., Result], server: ScriptedServer) -> None:
     revoked = KEY | {"id": "k2", "revoked_at": "2026-02-01T08:00:00Z"}
     server.enqueue(200, {"object": "list", "data": [KEY, revoked]})
 
