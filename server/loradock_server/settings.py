@@ -7,7 +7,9 @@ database and no HTTP: only names, types, defaults and where the files of a home 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +24,8 @@ from pydantic_settings import (
 
 ENV_PREFIX = "LORADOCK_"
 CONFIG_FILE = "loradock.toml"
+# The kernel allows 108 bytes with the closing zero; some systems allow fewer.
+LONGEST_SOCKET_PATH = 100
 DEFAULT_BASE = "smollm2-135m-instruct"
 
 # Read by the client commands and by tools around us, not by the server: never an "unknown setting".
@@ -112,7 +116,13 @@ class Settings(BaseSettings):
 
     @property
     def engine(self) -> str:
-        return self.engine_url or f"unix:{self.run_dir / 'engine.sock'}"
+        if self.engine_url:
+            return self.engine_url
+        path = self.run_dir / "engine.sock"
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+            mark = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
+            path = Path(tempfile.gettempdir()) / f"loradock-{mark}" / "engine.sock"
+        return f"unix:{path}"
 
     @property
     def base_dir(self) -> Path:

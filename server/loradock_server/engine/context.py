@@ -1,0 +1,58 @@
+"""The HTTP request that is being answered, and what its generations have cost so far.
+
+The guard sets it, vLLM's own code runs inside it, and the hooks in `vllm_compat` report into it. Knows neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Generation:
+    """One sequence of one request (n=2 or two prompts give several). Tokens are counts, times are seconds."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    finish_reason: str | None = None
+    queue_seconds: float | None = None
+    time_to_first_token_seconds: float | None = None
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """Who asked for what, and how to read each generation's counts at any moment, finished or not."""
+
+    request_id: str
+    gateway: str
+    adapter: str | None
+    digest: str | None
+    residency: str | None = None
+    generations: list[Callable[[], Generation]] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """The usage line of this request as it stands now (see `wire.USAGE`)."""
+        parts = [read() for read in self.generations]
+        reasons = [part.finish_reason or "abort" for part in parts]
+        return {
+            "request_id": self.request_id,
+            "adapter": self.adapter,
+            "digest": self.digest,
+            "input_tokens": sum(part.input_tokens for part in parts),
+            "output_tokens": sum(part.output_tokens for part in parts),
+            "cached_tokens": sum(part.cached_tokens for part in parts),
+            "finish_reason": next((r for r in reasons if r != "stop"), reasons[0]) if reasons else None,
+            "queue_seconds": max((p.queue_seconds for p in parts if p.queue_seconds is not None), default=None),
+            "time_to_first_token_seconds": min(
+                (p.time_to_first_token_seconds for p in parts if p.time_to_first_token_seconds is not None),
+                default=None,
+            ),
+            "residency": self.residency,
+        }
+
+
+current_request: ContextVar[RequestContext | None] = ContextVar("loradock_current_request", default=None)

@@ -1,0 +1,166 @@
+"""The outermost layer of the engine's HTTP: nobody without the token, no adapter that is not in memory.
+
+A plain ASGI class around vLLM's own application. It decides who may enter and what must be loaded first, and it
+reports what each request cost; what vLLM answers passes through untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+from loradock_server import wire
+
+from .context import RequestContext, current_request
+from .internal import Internal
+from .replies import Receive, Scope, Send, reply_error, reply_json
+from .residency import Residency, ResidencyError
+from .usage import UsageFeed
+
+log = logging.getLogger(__name__)
+
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Health(Protocol):
+    """What the guard must know about the engine behind it."""
+
+    @property
+    def errored(self) -> bool:
+        """The engine has died under us and cannot answer any more."""
+
+
+class Guard:
+    """Stands in front of every route; see the module's docstring. `draining` turns new work away."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str,
+        residency: Residency,
+        feed: UsageFeed,
+        internal: Internal,
+        health: Health,
+        answered: Callable[[str | None, float | None], None],
+    ) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._residency = residency
+        self._feed = feed
+        self._internal = internal
+        self._health = health
+        self._answered = answered  # adapter id, seconds in the queue
+        self.draining = False
+        self.in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["path"] == wire.LIVE:
+            await reply_json(send, 200, {"status": "alive"})
+        elif not hmac.compare_digest(header(scope, wire.TOKEN).encode(), self._token):
+            await reply_error(send, 401, "the engine answers only its gateway", code="engine_token_required")
+        elif scope["path"].startswith("/internal/"):
+            await self._internal(scope, receive, send)
+        elif not scope["path"].startswith("/v1/"):
+            await reply_error(send, 404, f"no route {scope['path']}", code="not_found")
+        elif self.draining or self._health.errored:
+            await reply_error(send, 503, "the engine is going down; retry", code="engine_unavailable", retry_after=1)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def drained(self, timeout_seconds: float) -> bool:
+        """Turn new requests away and wait for the running ones; False when some still run at the deadline."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        adapter, digest = header(scope, wire.ADAPTER) or None, header(scope, wire.DIGEST) or None
+        context = RequestContext(header(scope, wire.REQUEST_ID), header(scope, wire.GATEWAY), adapter, digest)
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            async with AsyncExitStack() as held:
+                if adapter and digest:
+                    try:
+                        context.residency = await held.enter_async_context(self._residency.lease(adapter, digest))
+                    except ResidencyError as error:
+                        retry = 1 if error.status == 503 else None
+                        await reply_error(send, error.status, str(error), code=error.code, retry_after=retry)
+                        return
+                token = current_request.set(context)
+                try:
+                    await self._app(scope, receive, _Relay(send, self._health, context.residency))
+                finally:
+                    current_request.reset(token)
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self._idle.set()
+            record = context.record()
+            self._answered(adapter, record["queue_seconds"])
+            await self._feed.publish(context.gateway, record)
+
+
+class _Relay:
+    """Passes vLLM's messages on until the engine dies: then a clean 503, or silence that breaks the stream.
+
+    The gateway turns a broken stream into the error event that clients understand, so that is done in one place.
+    """
+
+    def __init__(self, send: Send, health: Health, residency: str | None) -> None:
+        self._send = send
+        self._health = health
+        self._residency = residency
+        self._start: MutableMapping[str, Any] | None = None
+        self._started = False
+        self._over = False
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if self._over:
+            return
+        if self._health.errored:
+            self._over = True
+            if not self._started:
+                await reply_error(
+                    self._send,
+                    503,
+                    "the engine stopped before answering; retry",
+                    code="engine_unavailable",
+                    retry_after=5,
+                )
+            return
+        if message["type"] == "http.response.start":
+            # Held back until the first byte of the answer: until then the status can still become a 503.
+            if self._residency:
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (wire.RESIDENCY.encode(), self._residency.encode()),
+                ]
+            self._start = message
+            return
+        if self._start is not None:
+            start, self._start = self._start, None
+            self._started = True
+            await self._send(start)
+        await self._send(message)
+
+
+def header(scope: Scope, name: str) -> str:
+    """The value of a request header, "" when it is absent."""
+    wanted = name.encode()
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == wanted), "")

@@ -1,0 +1,117 @@
+"""The routes by which a gateway looks after its engine: state, usage feed, unloading, metrics.
+
+Behind the guard's token like everything else. Knows no vLLM; what it shows comes from the objects it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+from loradock_server import wire
+
+from .replies import Receive, Scope, Send, reply_bytes, reply_error, reply_json
+from .residency import Residency
+from .usage import UsageFeed
+
+MAX_BODY = 64 * 1024
+
+
+class Internal:
+    """A small ASGI application. `describe` gives the part of the state that the residency does not know;
+    `generation` names this process, within which the feed's sequence numbers count.
+    """
+
+    def __init__(
+        self,
+        *,
+        residency: Residency,
+        feed: UsageFeed,
+        generation: str,
+        describe: Callable[[], dict[str, Any]],
+        metrics: Callable[[], bytes],
+    ) -> None:
+        self._residency = residency
+        self._feed = feed
+        self._generation = generation
+        self._describe = describe
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["method"], scope["path"]:
+            case "GET", wire.STATE:
+                await reply_json(send, 200, self._state())
+            case "GET", wire.METRICS:
+                text = await asyncio.to_thread(self._metrics)
+                await reply_bytes(send, 200, text, "text/plain; version=0.0.4; charset=utf-8")
+            case "GET", wire.USAGE:
+                await self._stream_usage(scope, receive, send)
+            case "POST", wire.UNLOAD:
+                await self._unload(receive, send)
+            case method, path:
+                await reply_error(send, 404, f"no internal route {method} {path}", code="not_found")
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            **self._describe(),
+            "adapters": [
+                {
+                    "id": resident.adapter_id,
+                    "digest": resident.digest,
+                    "tier": "memory",
+                    "bytes": resident.size_bytes,
+                    "in_flight": resident.users,
+                    "last_used": resident.last_used,
+                }
+                for resident in self._residency.residents()
+            ],
+        }
+
+    async def _stream_usage(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        gateway, after = query.get("gateway", [""])[0], query.get("after", ["0"])[0]
+        if not gateway or not after.isdecimal():
+            await reply_error(send, 400, "give ?gateway=ID&after=SEQUENCE", code="bad_query")
+            return
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"application/x-ndjson"),
+                    (wire.GENERATION.encode(), self._generation.encode()),
+                ],
+            }
+        )
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(self._follow(gateway, int(after), send))
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            following.cancel()
+
+    async def _follow(self, gateway: str, after: int, send: Send) -> None:
+        async for line in self._feed.follow(gateway, after):
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _unload(self, receive: Receive, send: Send) -> None:
+        body = b""
+        more = True
+        while more and len(body) <= MAX_BODY:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        try:
+            adapter_id = json.loads(body)["id"]
+        except (ValueError, TypeError, KeyError):
+            await reply_error(send, 400, 'give {"id": "name@version"}', code="bad_body")
+            return
+        try:
+            unloaded = await self._residency.unload(str(adapter_id), timeout_seconds=60)
+        except TimeoutError:
+            await reply_error(send, 503, f"{adapter_id} still answers requests after 60 s", code="busy", retry_after=5)
+            return
+        await reply_json(send, 200, {"unloaded": unloaded})

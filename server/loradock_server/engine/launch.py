@@ -1,0 +1,136 @@
+"""What an engine process is told when it starts, and the vLLM flags that follow from it.
+
+The order comes as one JSON line on standard input: nothing secret shows in the process list or the environment, and
+the closing of that pipe tells the engine that its supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from loradock_server.base import ServedBase
+from loradock_server.settings import Settings
+
+# vLLM sizes its slots by one of these (LoRAConfig.max_lora_rank); an adapter may have any rank up to it.
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOrder:
+    """Everything an engine process needs. Paths are absolute; `address` is unix:/path or http://host:port."""
+
+    address: str
+    token: str
+    generation: str
+    restarts: int
+    model: str
+    served_name: str
+    base_digest: str
+    target_modules: tuple[str, ...]
+    store_root: str
+    max_loras: int
+    max_cpu_loras: int
+    max_rank: int
+    max_adapter_bytes: int
+    max_model_len: int
+    dtype: str
+    kv_cache_bytes: int
+    drain_timeout: float
+    metrics_adapter_limit: int
+    log_level: str
+    engine_args: tuple[str, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> LaunchOrder:
+        fields = json.loads(text)
+        for name in ("target_modules", "engine_args"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+def vllm_rank(max_rank: int) -> int:
+    """The smallest size of vLLM's that holds `max_rank`. Raises ValueError above its largest."""
+    for rank in VLLM_RANKS:
+        if rank >= max_rank:
+            return rank
+    raise ValueError(f"max_rank {max_rank} is above vLLM's limit of {VLLM_RANKS[-1]}")
+
+
+def vllm_flags(order: LaunchOrder, *, on_cpu: bool, trace_endpoint: str | None) -> Sequence[str]:
+    """Command-line flags for vLLM's own parser; `engine_args` come last and win."""
+    flags = [
+        f"--model={order.model}",
+        f"--served-model-name={order.served_name}",
+        "--enable-lora",
+        f"--max-loras={order.max_loras}",
+        f"--max-cpu-loras={max(order.max_loras, order.max_cpu_loras)}",
+        f"--max-lora-rank={vllm_rank(order.max_rank)}",
+        # Leaves embeddings and lm_head unwrapped: less work each step, and no crash on prompt_logprobs (map: H8).
+        "--lora-target-modules",
+        *order.target_modules,
+        f"--max-model-len={order.max_model_len}",
+        f"--dtype={order.dtype}",
+        "--enable-prompt-tokens-details",
+        "--disable-fastapi-docs",
+        "--disable-uvicorn-access-log",
+    ]
+    if on_cpu:
+        flags.append(f"--kv-cache-memory-bytes={order.kv_cache_bytes}")
+    if trace_endpoint:
+        flags.append(f"--otlp-traces-endpoint={trace_endpoint}")
+    return [*flags, *order.engine_args]
+
+
+def trace_endpoint(env: Mapping[str, str]) -> str | None:
+    """The OTLP/HTTP traces URL that the standard variables ask for, None when traces go nowhere."""
+    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
+        return None
+    if url := env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return url
+    if url := env.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return url.rstrip("/") + "/v1/traces"
+    return None
+
+
+def process_environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of an engine process: ours, made safe for serving."""
+    result = dict(env)
+    # vLLM's own way to load adapters at run time is unauthenticated and takes any path: never, whatever is set.
+    result.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
+    result.setdefault("VLLM_NO_USAGE_STATS", "1")
+    result.setdefault("OTEL_SERVICE_NAME", "loradock-engine")
+    # OTLP over HTTP, as in our gateway; vLLM's own default would be gRPC.
+    result.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+    return result
+
+
+def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrder:
+    """The order that `settings` amount to. Generation and restarts are the supervisor's to fill in."""
+    return LaunchOrder(
+        address=settings.engine,
+        token=token,
+        generation="",
+        restarts=0,
+        model=str(base.model.folder),
+        served_name=base.served_name,
+        base_digest=base.model.digest,
+        target_modules=tuple(sorted({name.rpartition(".")[2] for name in base.model.modules})),
+        store_root=str(settings.store_root),
+        max_loras=settings.max_loras,
+        max_cpu_loras=settings.max_cpu_loras,
+        max_rank=settings.max_rank,
+        max_adapter_bytes=settings.max_adapter_bytes,
+        max_model_len=settings.max_model_len,
+        dtype=settings.dtype,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        drain_timeout=settings.drain_timeout,
+        metrics_adapter_limit=settings.metrics_adapter_limit,
+        log_level=settings.log_level,
+        engine_args=settings.engine_args,
+    )

@@ -1,0 +1,58 @@
+"""Residency's and requests' events as the engine's metric families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+
+from loradock_adapters.names import AdapterRef
+from loradock_server.telemetry.engine_metrics import EngineMetrics
+from loradock_server.telemetry.labels import AdapterLabels
+
+
+class EngineObserver:
+    """Counts loads, evictions, residency and queueing. `further`: collectors served along with ours."""
+
+    def __init__(self, adapter_limit: int, further: Collector | None = None) -> None:
+        self._metrics = EngineMetrics(CollectorRegistry(), adapter_limit)
+        self._further = further
+
+    def loaded(self, adapter_id: str, seconds: float, *, ok: bool) -> None:
+        labels = self._labels(adapter_id)
+        self._metrics.adapter_loads.labels(*labels, "ok" if ok else "error").inc()
+        if ok:
+            self._metrics.adapter_load_seconds.labels(*labels).observe(seconds)
+            self._metrics.adapter_resident.labels(*labels, "memory").set(1)
+
+    def evicted(self, adapter_id: str, *, for_room: bool) -> None:
+        labels = self._labels(adapter_id)
+        self._metrics.adapter_resident.labels(*labels, "memory").set(0)
+        if for_room:
+            self._metrics.adapter_evictions.labels(*labels).inc()
+
+    def answered(self, adapter_id: str | None, queue_seconds: float | None) -> None:
+        if queue_seconds is not None:
+            self._metrics.queue_seconds.labels(*self._labels(adapter_id)).observe(queue_seconds)
+
+    def exposition(self) -> bytes:
+        """All families in Prometheus' text format."""
+        return generate_latest(_Both(self._metrics.registry, self._further))
+
+    def _labels(self, adapter_id: str | None) -> AdapterLabels:
+        if adapter_id is None:
+            return self._metrics.adapters.labels(None)
+        ref = AdapterRef.parse(adapter_id)
+        return self._metrics.adapters.labels(ref.name, ref.version)
+
+
+class _Both(CollectorRegistry):
+    def __init__(self, own: Collector, further: Collector | None) -> None:
+        super().__init__()
+        self._sources = [own] if further is None else [own, further]
+
+    def collect(self) -> Iterator[Any]:
+        for source in self._sources:
+            yield from source.collect()

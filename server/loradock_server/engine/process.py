@@ -1,0 +1,177 @@
+"""One engine process: reads its launch order, runs vLLM behind the guard, and leaves when told or when broken.
+
+Started by the supervisor as `python -m loradock_server.engine.process`. Its exit status says why it left:
+0 it was told to, 70 the engine core or a worker died, 71 its supervisor went away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.check import Limits
+from loradock_adapters.store import Store
+
+from . import vllm_compat
+from .artifacts import StoredArtifacts
+from .guard import Guard
+from .internal import Internal
+from .launch import LaunchOrder, trace_endpoint, vllm_flags
+from .observer import EngineObserver
+from .residency import Residency
+from .usage import UsageFeed
+
+log = logging.getLogger("loradock.engine")
+
+EXIT_ENGINE_DIED = 70
+EXIT_ORPHANED = 71
+DEATH_CHECK_SECONDS = 0.1
+# Long enough for the guard's 503s to leave, far below the 5 s in which clients must hear of a crash.
+LAST_WORDS_SECONDS = 0.5
+
+
+def main() -> None:
+    order = LaunchOrder.from_json(sys.stdin.readline())
+    logging.basicConfig(level=order.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    import uvloop
+
+    uvloop.run(run(order))
+
+
+async def run(order: LaunchOrder) -> None:
+    """Serve until SIGTERM or until something breaks; the latter ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    watch_supervisor(loop)
+    if warning := vllm_compat.version_warning():
+        log.warning("%s", warning)
+    flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
+    async with vllm_compat.running_engine(flags) as engine:
+        vllm_compat.track_requests(engine.client)
+        vllm_compat.trace_adapters(engine.client)
+        guard = build_guard(order, engine)
+        server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))
+        serving = asyncio.create_task(server.serve())
+        dying = asyncio.create_task(leave_when_dead(engine))
+        log.info("serving on %s", order.address)
+        await _first(asyncio.create_task(stop.wait()), serving)
+        if not await guard.drained(order.drain_timeout):
+            log.warning("%d requests still run after %.0f s and are cut off", guard.in_flight, order.drain_timeout)
+        server.should_exit = True
+        server.force_exit = guard.in_flight > 0
+        dying.cancel()
+        await serving
+
+
+def build_guard(order: LaunchOrder, engine: vllm_compat.Engine) -> Guard:
+    """Everything between vLLM's application and the socket."""
+    observer = EngineObserver(order.metrics_adapter_limit, vllm_compat.OwnFamilies())
+    base = BaseModel.read(Path(order.model))
+    artifacts = StoredArtifacts(
+        Store(Path(order.store_root)),
+        base,
+        Limits(max_rank=order.max_rank, max_bytes=order.max_adapter_bytes),
+    )
+    residency = Residency(
+        vllm_compat.AdapterLoader(engine),
+        artifacts,
+        observer,
+        capacity=max(order.max_loras, order.max_cpu_loras),
+    )
+    feed = UsageFeed()
+
+    def describe() -> dict[str, Any]:
+        return {
+            "ready": not guard.draining and not engine.errored,
+            "generation": order.generation,
+            "restarts": order.restarts,
+            "base": {"name": order.served_name, "digest": order.base_digest},
+            "max_model_len": order.max_model_len,
+            "max_loras": order.max_loras,
+            "in_flight": guard.in_flight,
+        }
+
+    internal = Internal(
+        residency=residency,
+        feed=feed,
+        generation=order.generation,
+        describe=describe,
+        metrics=observer.exposition,
+    )
+    guard = Guard(
+        engine.app,
+        token=order.token,
+        residency=residency,
+        feed=feed,
+        internal=internal,
+        health=engine,
+        answered=observer.answered,
+    )
+    return guard
+
+
+def bind(order: LaunchOrder) -> dict[str, Any]:
+    """uvicorn's arguments for an address like unix:/path or http://host:port."""
+    if order.address.startswith("unix:"):
+        path = Path(order.address.removeprefix("unix:"))
+        path.unlink(missing_ok=True)  # left by a predecessor that was killed
+        return {"uds": str(path)}
+    host, _, port = order.address.removeprefix("http://").rpartition(":")
+    return {"host": host.strip("[]"), "port": int(port)}
+
+
+def watch_supervisor(loop: asyncio.AbstractEventLoop) -> None:
+    """Leave, with every vLLM process, as soon as the supervisor's end of our standard input closes."""
+
+    def on_input() -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            leave_with_everything()
+
+    os.set_blocking(sys.stdin.fileno(), False)
+    loop.add_reader(sys.stdin.fileno(), on_input)
+
+
+async def leave_when_dead(engine: vllm_compat.Engine) -> None:
+    """End this process shortly after vLLM's engine core or a worker has died: it never recovers by itself."""
+    while not engine.errored:  # noqa: ASYNC110  # vLLM tells of its death by a flag only
+        await asyncio.sleep(DEATH_CHECK_SECONDS)
+    log.error("the vLLM engine died; leaving so that the supervisor starts a new one")
+    await asyncio.sleep(LAST_WORDS_SECONDS)
+    # Not by way of vLLM's shutdown, which may wait for a hung process; the supervisor ends the process group.
+    logging.shutdown()
+    os._exit(EXIT_ENGINE_DIED)
+
+
+def leave_with_everything() -> None:
+    """End our whole process group: without a supervisor nobody else would end vLLM's core and workers."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(EXIT_ORPHANED)
+
+
+async def _first(*tasks: asyncio.Task[Any]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: a signal must first turn new requests away and drain."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+if __name__ == "__main__":
+    main()

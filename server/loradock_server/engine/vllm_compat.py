@@ -1,0 +1,273 @@
+"""Every private name of vLLM that we lean on, in one place. Written against vLLM 0.32.
+
+Three groups: building vLLM's application without its command line; hooks that let us see what a request costs and
+which adapter it used; loading and unloading adapters. Where vLLM moves something, tests/server/engine/
+test_vllm_compat.py says which name, before a server fails on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import vllm
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.trace import Span
+from prometheus_client import REGISTRY
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.lora.model_manager import LoRAModelManager
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.output_processor import OutputProcessor
+
+from loradock_adapters.names import AdapterRef
+from loradock_server.telemetry import attributes
+
+from .context import Generation, current_request
+from .residency import AdapterUnfit
+
+log = logging.getLogger(__name__)
+
+KNOWN_GOOD = ("0.32.",)
+# vLLM's warm-up uses the ids 1 … max_loras for its dummies; ours start far above and are never used twice.
+FIRST_ADAPTER_NUMBER = 100_000
+
+
+def version_warning() -> str | None:
+    """A sentence for the operator when this vLLM is not one we have proved ourselves on, else None."""
+    if vllm.__version__.startswith(KNOWN_GOOD):
+        return None
+    known = ", ".join(f"{prefix}*" for prefix in KNOWN_GOOD)
+    return f"vLLM {vllm.__version__} is not a version this engine is tested with (known good: {known})"
+
+
+def on_cpu() -> bool:
+    return bool(current_platform.is_cpu())
+
+
+# --- Building vLLM's application -------------------------------------------------------------------------------
+
+
+class Engine:
+    """vLLM's engine client and its web application, built and ready to be served."""
+
+    def __init__(self, client: EngineClient, app: Any) -> None:
+        self.client = client
+        self.app = app
+
+    @property
+    def errored(self) -> bool:
+        """True once the engine core or a worker has died; it never recovers."""
+        return bool(self.client.errored)
+
+
+@asynccontextmanager
+async def running_engine(flags: Sequence[str]) -> AsyncIterator[Engine]:
+    """Start the engine processes and build vLLM's FastAPI application over them. Raises what vLLM raises."""
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(description="vLLM inside LoRADock"))
+    args = parser.parse_args(list(flags))
+    validate_parsed_serve_args(args)
+    async with build_async_engine_client(args) as client:
+        tasks = await client.get_supported_tasks()
+        app = build_app(args, tasks, client.model_config)
+        await init_app_state(client, app.state, args, tasks)
+        app.state.server = _NoServer()
+        yield Engine(client, app)
+
+
+class _NoServer:
+    """Stands where vLLM's error handler looks for its uvicorn server to stop; our supervisor decides that."""
+
+    should_exit = False
+
+
+# --- What a request costs --------------------------------------------------------------------------------------
+
+
+def track_requests(client: Any) -> None:
+    """Let every generation report into the RequestContext it was started under.
+
+    Hooks OutputProcessor.add_request: it runs inside the request's own task, and the RequestState that it makes is
+    kept up to date by vLLM for finished, failed and aborted generations alike.
+    """
+    processor: OutputProcessor = client.output_processor
+    add_request = processor.add_request
+    note_finished = processor._update_stats_from_finished
+
+    def tracked_add(request: Any, *args: Any, **kwargs: Any) -> None:
+        add_request(request, *args, **kwargs)
+        context = current_request.get()
+        state = processor.request_states.get(request.request_id)
+        if context is not None and state is not None:
+            context.generations.append(_reader(state))
+
+    def tracked_finish(req_state: Any, finish_reason: Any, iteration_stats: Any) -> None:
+        req_state.loradock_finish_reason = str(finish_reason)
+        note_finished(req_state, finish_reason, iteration_stats)
+
+    processor.add_request = tracked_add
+    processor._update_stats_from_finished = tracked_finish
+
+
+def _reader(state: Any) -> Callable[[], Generation]:
+    def read() -> Generation:
+        stats = state.stats
+        # The prompt of n=2 is computed once: only the first of its sequences counts it.
+        first = state.request_index == 0
+        scheduled = stats.scheduled_ts > 0
+        return Generation(
+            input_tokens=state.prompt_len if first else 0,
+            output_tokens=stats.num_generation_tokens,
+            cached_tokens=state.num_cached_tokens if first else 0,
+            finish_reason=getattr(state, "loradock_finish_reason", None),
+            queue_seconds=stats.scheduled_ts - stats.queued_ts if scheduled else None,
+            time_to_first_token_seconds=stats.first_token_latency or None,
+        )
+
+    return read
+
+
+# --- Which adapter a span belongs to ---------------------------------------------------------------------------
+
+_traced_adapter: ContextVar[LoRARequest | None] = ContextVar("loradock_traced_adapter", default=None)
+
+
+def trace_adapters(client: Any) -> None:
+    """Put the adapter's attributes on vLLM's `llm_request` spans, which know neither model nor adapter."""
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        return
+    processor: OutputProcessor = client.output_processor
+    do_tracing = processor.do_tracing
+
+    def traced(engine_core_output: Any, req_state: Any, iteration_stats: Any) -> None:
+        token = _traced_adapter.set(req_state.lora_request)
+        try:
+            do_tracing(engine_core_output, req_state, iteration_stats)
+        finally:
+            _traced_adapter.reset(token)
+
+    processor.do_tracing = traced
+    provider.add_span_processor(_AdapterAttributes(str(client.vllm_config.model_config.served_model_name)))
+
+
+class _AdapterAttributes(SpanProcessor):
+    def __init__(self, base_name: str) -> None:
+        self._base_name = base_name
+
+    def on_start(self, span: Span, parent_context: Any = None) -> None:
+        if getattr(span, "name", "") != "llm_request":
+            return
+        span.set_attribute(attributes.BASE_MODEL, self._base_name)
+        request = _traced_adapter.get()
+        if request is None:
+            span.set_attribute(attributes.RESPONSE_MODEL, self._base_name)
+            return
+        ref = AdapterRef.parse(request.lora_name)
+        span.set_attributes(
+            {
+                attributes.ADAPTER_ID: ref.id,
+                attributes.ADAPTER_NAME: ref.name,
+                attributes.ADAPTER_VERSION: ref.version,
+                attributes.ADAPTER_DIGEST: Path(request.lora_path).name,
+                attributes.RESPONSE_MODEL: ref.id,
+            }
+        )
+
+
+# --- Adapters in and out ---------------------------------------------------------------------------------------
+
+
+class AdapterLoader:
+    """Loads adapters into the running engine and publishes them to vLLM's routes (residency.Loader)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+        self._models = engine.app.state.openai_serving_models
+        self._numbers: Iterator[int] = itertools.count(FIRST_ADAPTER_NUMBER)
+
+    async def load(self, adapter_id: str, folder: Path) -> int:
+        request = LoRARequest(adapter_id, next(self._numbers), str(folder))
+        try:
+            await self._client.add_lora(request)
+        except Exception as error:
+            # A load that fails half way leaves its slot marked as in use with half the weights (map: H4).
+            await self._client.remove_lora(request.lora_int_id)
+            raise AdapterUnfit(f"the engine refused adapter {adapter_id}: {_last_line(error)}") from error
+        self._models.lora_requests[adapter_id] = request
+        return int(request.lora_int_id)
+
+    async def unload(self, adapter_id: str, number: int) -> None:
+        self._models.lora_requests.pop(adapter_id, None)
+        await self._client.remove_lora(number)
+
+
+def _last_line(error: Exception) -> str:
+    # The worker's message is wrapped by every layer it passes; the cause is in the innermost quotes.
+    return str(error).strip().rsplit("\n", 1)[-1][:500]
+
+
+# --- LoRA arithmetic -------------------------------------------------------------------------------------------
+
+KERNELS = "loradock_server.engine.kernels.punica.SegmentedPunica"
+
+
+def use_segmented_kernels() -> None:
+    """Make vLLM build our wrapper instead of PunicaWrapperCPU, and keep note of true ranks. Idempotent."""
+    platform = type(current_platform)
+    if platform.get_punica_wrapper() == KERNELS:
+        return
+    platform.get_punica_wrapper = classmethod(lambda cls: KERNELS)
+    activate = LoRAModelManager.activate_adapter
+
+    def activate_and_note(self: Any, lora_id: int) -> bool:
+        activated: bool = activate(self, lora_id)
+        if activated:
+            _note_ranks(self, lora_id)
+        return activated
+
+    LoRAModelManager.activate_adapter = activate_and_note
+
+
+def _note_ranks(manager: Any, lora_id: int) -> None:
+    from .kernels.punica import SegmentedPunica
+
+    slot = manager.lora_index_to_id.index(lora_id)
+    model = manager._registered_adapters[lora_id]
+    for name, module in manager.modules.items():
+        stacked = getattr(module, "lora_a_stacked", None)
+        if not isinstance(stacked, tuple):
+            continue
+        weights = manager._get_lora_layer_weights(model, name)
+        a = None if weights is None else weights.lora_a
+        parts = a if isinstance(a, list) else [a]
+        ranks = tuple(0 if part is None else int(part.shape[0]) for part in parts)
+        if len(ranks) != len(stacked):  # one checkpoint tensor may cover several slices
+            ranks = (max(ranks),) * len(stacked)
+        SegmentedPunica.ranks.set(stacked, slot, ranks)
+
+
+# --- Metrics ---------------------------------------------------------------------------------------------------
+
+
+class OwnFamilies:
+    """The process-wide metrics of vLLM without what would clash with a gateway's own or grow without bound."""
+
+    def collect(self) -> Iterator[Any]:
+        for family in REGISTRY.collect():
+            # lora_requests_info makes a new series for every combination of names and never drops one.
+            if family.name.startswith("vllm:") and family.name != "vllm:lora_requests_info":
+                yield family

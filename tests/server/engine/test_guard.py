@@ -1,0 +1,217 @@
+"""The guard before a small application: who gets in, what is loaded first, what is said when the engine dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from loradock_server import wire
+from loradock_server.engine.context import Generation, current_request
+from loradock_server.engine.guard import Guard
+from loradock_server.engine.internal import Internal
+from loradock_server.engine.replies import Receive, Scope, Send
+from loradock_server.engine.residency import AdapterUnfit
+from loradock_server.engine.usage import UsageFeed
+
+TOKEN = {wire.TOKEN: "secret"}
+
+
+class FakeResidency:
+    """Yields leases without loading anything; the real one has its own tests."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[str, str]] = []
+        self.refuse: str | None = None
+
+    def residents(self) -> list[Any]:
+        return []
+
+    @asynccontextmanager
+    async def lease(self, adapter_id: str, digest: str) -> AsyncIterator[str]:
+        if self.refuse:
+            raise AdapterUnfit(self.refuse)
+        self.held.append((adapter_id, digest))
+        yield "cold"
+        self.held.remove((adapter_id, digest))
+
+
+class Engine:
+    errored = False
+
+
+class World:
+    """A guard with everything around it, driven over HTTP."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.engine, self.residency, self.feed = Engine(), FakeResidency(), UsageFeed()
+        internal = Internal(
+            residency=self.residency,  # type: ignore[arg-type]
+            feed=self.feed,
+            generation="g",
+            describe=lambda: {"ready": True},
+            metrics=lambda: b"loradock_x 1\n",
+        )
+        self.guard = Guard(
+            app,
+            token="secret",
+            residency=self.residency,  # type: ignore[arg-type]
+            feed=self.feed,
+            internal=internal,
+            health=self.engine,
+            answered=lambda adapter, queue: None,
+        )
+        transport = httpx.ASGITransport(app=self.guard)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://engine", headers=TOKEN)
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def drive(main: Awaitable[None]) -> None:
+    asyncio.run(asyncio.wait_for(main, 10))
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/livez", {wire.TOKEN: ""}, 200),
+        ("/v1/models", {wire.TOKEN: ""}, 401),
+        ("/v1/models", {wire.TOKEN: "wrong"}, 401),
+        ("/internal/state", {wire.TOKEN: "wrong"}, 401),
+        ("/metrics", {wire.TOKEN: ""}, 401),
+        ("/metrics", {}, 404),
+        ("/invocations", {}, 404),
+        ("/tokenize", {}, 404),
+        ("/v1/models", {}, 200),
+        ("/internal/state", {}, 200),
+        ("/internal/metrics", {}, 200),
+        ("/internal/nothing", {}, 404),
+    ],
+)
+def test_only_the_gateway_gets_in_and_only_where_it_has_business(
+    path: str, headers: dict[str, str], status: int
+) -> None:
+    async def main() -> None:
+        response = await World(answer).client.get(path, headers=headers)
+        assert response.status_code == status
+        if status >= 400:
+            assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+    drive(main())
+
+
+def test_an_adapter_is_held_while_its_request_runs_and_the_answer_says_how_it_was_found() -> None:
+    async def main() -> None:
+        held: list[tuple[str, str]] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            held.extend(world.residency.held)
+            context = current_request.get()
+            assert context is not None
+            context.generations.append(lambda: Generation(3, 4, 0, "stop"))
+            await answer(scope, receive, send)
+
+        world = World(app)
+        headers = {wire.ADAPTER: "a@1", wire.DIGEST: "d1", wire.GATEWAY: "gw", wire.REQUEST_ID: "r1"}
+        response = await world.client.post("/v1/chat/completions", headers=headers)
+        assert (response.text, response.headers[wire.RESIDENCY]) == ("hello", "cold")
+        assert held == [("a@1", "d1")]
+        assert world.residency.held == []
+        record = json.loads(await anext(world.feed.follow("gw", 0)))
+        assert (record["request_id"], record["adapter"]) == ("r1", "a@1")
+        assert (record["input_tokens"], record["output_tokens"]) == (3, 4)
+
+    drive(main())
+
+
+def test_an_adapter_that_cannot_be_served_is_answered_with_its_reason_and_the_engine_never_hears_of_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("must not be reached")
+
+    async def main() -> None:
+        world = World(app)
+        world.residency.refuse = "rank 128 is above 64"
+        response = await world.client.post("/v1/completions", headers={wire.ADAPTER: "a@1", wire.DIGEST: "d"})
+        assert response.status_code == 422
+        assert response.json()["error"]["message"] == "rank 128 is above 64"
+
+    drive(main())
+
+
+def test_an_engine_that_dies_before_answering_gives_a_clean_503_instead_of_vllms_500() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        world.engine.errored = True
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"EngineDeadError"})
+
+    world = World(app)
+
+    async def main() -> None:
+        response = await world.client.post("/v1/completions")
+        assert response.status_code == 503
+        assert response.headers["retry-after"]
+        assert response.json()["error"]["code"] == "engine_unavailable"
+
+    drive(main())
+
+
+def test_an_engine_that_dies_in_the_middle_breaks_the_stream_instead_of_ending_it_well() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        world.engine.errored = True
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    world = World(app)
+
+    async def main() -> None:
+        async def collect(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "query_string": b""}
+        scope["headers"] = [(wire.TOKEN.encode(), b"secret")]
+        await world.guard(scope, None, collect)  # type: ignore[arg-type]
+
+    drive(main())
+    assert [message.get("body") for message in sent] == [None, b"data: 1\n\n"]
+    assert sent[-1]["more_body"]
+
+
+def test_draining_turns_new_requests_away_and_waits_for_the_running_ones() -> None:
+    release = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.wait()
+        await answer(scope, receive, send)
+
+    async def main() -> None:
+        world = World(app)
+        running = asyncio.create_task(world.client.post("/v1/completions"))
+        await asyncio.sleep(0.01)
+        assert not await world.guard.drained(0.01)
+        refused = await world.client.post("/v1/completions")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        release.set()
+        assert await world.guard.drained(5)
+        assert (await running).status_code == 200
+
+    drive(main())
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff"])
+def test_a_malformed_unload_is_a_400(body: bytes) -> None:
+    async def main() -> None:
+        response = await World(answer).client.post("/internal/unload", content=body)
+        assert response.status_code == 400
+
+    drive(main())

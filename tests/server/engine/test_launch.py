@@ -1,0 +1,35 @@
+"""From settings to vLLM's flags and the engine's environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from loradock_server.engine.launch import process_environment, trace_endpoint, vllm_rank
+
+
+@pytest.mark.parametrize(("wanted", "size"), [(1, 1), (2, 8), (16, 16), (65, 128), (512, 512)])
+def test_any_rank_fits_into_the_next_size_that_vllm_has(wanted: int, size: int) -> None:
+    assert vllm_rank(wanted) == size
+
+
+def test_a_rank_above_vllms_largest_is_refused() -> None:
+    with pytest.raises(ValueError, match="513 is above vLLM's limit of 512"):
+        vllm_rank(513)
+
+
+@pytest.mark.parametrize(
+    ("env", "url"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}, "http://c:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/t"}, "http://c:4318/t"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, None),
+    ],
+)
+def test_traces_go_where_the_standard_variables_say(env: dict[str, str], url: str | None) -> None:
+    assert trace_endpoint(env) == url
+
+
+def test_vllms_own_unsafe_adapter_loading_is_never_switched_on() -> None:
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in process_environment({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"})
