@@ -42,9 +42,7 @@ def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
 
 def test_an_index_may_not_point_out_of_the_folder(tmp_path: Path) -> None:
     folder = write_base(tmp_path)
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "../model.safetensors"}})
-    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
     with pytest.raises(BaseModelError, match="plain file names"):
         BaseModel.read(folder)
 

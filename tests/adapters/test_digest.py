@@ -28,10 +28,7 @@ def test_order_of_naming_does_not_matter_but_names_and_bytes_do(tmp_path: Path) 
     assert folder_digest(one, ["b", "a"]) == folder_digest(one, ["a", "b"]) == folder_digest(one)
     swapped = write(tmp_path / "2", {"a": b"y", "b": b"x"})
     renamed = write(tmp_path / "3", {"a": b"x", "c": b"y"})
-    assert (
-        len({folder_digest(one), folder_digest(swapped), folder_digest(renamed), folder_digest(one, ["a"])})
-        == 4
-    )
+    assert len({folder_digest(one), folder_digest(swapped), folder_digest(renamed), folder_digest(one, ["a"])}) == 4
 
 
 def test_files_are_listed_below_subfolders_too(tmp_path: Path) -> None:

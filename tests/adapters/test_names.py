@@ -12,9 +12,7 @@ from loradock_adapters.errors import AdapterError, InvalidName
 from loradock_adapters.names import LIVE, AdapterRef, ModelName, validate_alias, validate_name
 
 ALLOWED = set("abcdefghijklmnopqrstuvwxyz0123456789._-")
-valid_names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True).filter(
-    lambda n: n not in {"base", "other"}
-)
+valid_names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True).filter(lambda n: n not in {"base", "other"})
 versions = st.integers(1, 999_999_999)
 # Text that is nearly a name finds more than text at random.
 nearly = st.text(alphabet="abz09._-@/: A\n\0\u0660\u00df", max_size=70) | st.text(max_size=70)

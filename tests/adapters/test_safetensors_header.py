@@ -147,9 +147,7 @@ entries = st.fixed_dictionaries(
 
 @given(st.dictionaries(st.text(max_size=4), entries | values, max_size=4), st.integers(0, 64))
 @hostile
-def test_invented_headers_are_refused_or_sound(
-    tmp_path: Path, header: dict[str, Any], data_bytes: int
-) -> None:
+def test_invented_headers_are_refused_or_sound(tmp_path: Path, header: dict[str, Any], data_bytes: int) -> None:
     _refused_or_sound(tmp_path, with_header(header, data_bytes))
 
 

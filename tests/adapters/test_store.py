@@ -33,9 +33,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_what_is_put_is_found_under_the_digest_of_its_bytes(store: Store, source: Path) -> None:
     blob = store.put(source, FILES)
-    assert blob == Blob(
-        folder_digest(source, FILES), 3_000_002, store.root / "blobs" / "sha256" / blob.digest
-    )
+    assert blob == Blob(folder_digest(source, FILES), 3_000_002, store.root / "blobs" / "sha256" / blob.digest)
     assert store.path(blob.digest) == store.verify(blob.digest) == blob.folder
     assert sorted(path.name for path in blob.folder.iterdir()) == ["config.json", "weights"]
     assert (blob.folder / "weights").read_bytes() == (source / "weights").read_bytes()

@@ -59,9 +59,7 @@ def test_the_same_bytes_registered_at_once_become_one_version(tmp_path: Path) ->
     url = f"sqlite:///{tmp_path}/registry.db"
     registries = [Registry.open(url), Registry.open(url)]
     made: list[Registration] = []
-    at_once(
-        THREADS, lambda index: made.append(registries[index % 2].register("bot", facts(1), created_by="me"))
-    )
+    at_once(THREADS, lambda index: made.append(registries[index % 2].register("bot", facts(1), created_by="me")))
     assert sorted(one.created for one in made) == [False] * (THREADS - 1) + [True]
     assert {one.ref.version for one in made} == {1}
     assert registries[0].revision() == 1
@@ -106,9 +104,7 @@ OPEN = "import sys; from loradock_adapters.registry import Registry; print(Regis
 def test_processes_that_start_together_on_a_new_file_all_get_in(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/registry.db"
     starting = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", OPEN, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
     ended = [process.communicate(timeout=120) for process in starting]

@@ -30,9 +30,7 @@ def test_a_secret_opens_what_its_key_was_made_for(registry: Registry) -> None:
     assert secret.startswith(key.prefix)
 
 
-@pytest.mark.parametrize(
-    "wrong", ["", "ld-", "ld-x\u00e9", "ld-" + "x" * 10_000, "\ud800", "ld- a", "' OR 1=1 --"]
-)
+@pytest.mark.parametrize("wrong", ["", "ld-", "ld-x\u00e9", "ld-" + "x" * 10_000, "\ud800", "ld- a", "' OR 1=1 --"])
 def test_other_secrets_open_nothing(registry: Registry, wrong: str) -> None:
     _, secret = registry.keys.create("ci", {"inference"})
     assert registry.keys.verify(wrong) is None
@@ -69,9 +67,7 @@ def test_the_first_admin_key_may_be_chosen(registry: Registry) -> None:
     assert len(registry.keys.list()[0].prefix) < 9, "a prefix must not give a chosen secret away"
 
 
-def test_a_short_chosen_key_is_taken_with_a_warning(
-    registry: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_short_chosen_key_is_taken_with_a_warning(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert registry.keys.ensure_admin("short") == "short"
     assert "5 characters" in caplog.text

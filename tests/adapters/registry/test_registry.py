@@ -155,9 +155,7 @@ def test_a_bad_name_is_refused_before_anything_is_written(registry: Registry) ->
 
 
 @pytest.mark.parametrize("model", ["Bot", "bot@", "bot/1", "", "smollm2:135m", "x" * 10_000])
-def test_a_model_that_could_not_exist_is_not_found_rather_than_an_error(
-    registry: Registry, model: str
-) -> None:
+def test_a_model_that_could_not_exist_is_not_found_rather_than_an_error(registry: Registry, model: str) -> None:
     with pytest.raises(AdapterNotFound):
         registry.catalogue().resolve(model)
 
