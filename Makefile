@@ -1,0 +1,55 @@
+# Every command is one of these; CI runs the same ones. `make help` lists them.
+VENV  ?= .venv
+EXTRA ?= cpu
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(EXTRA)
+ARGS  ?=
+
+export LORADOCK_HOME ?= $(CURDIR)/var
+ifdef MODEL
+export LORADOCK_MODEL := $(MODEL)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv serve test check test-fast test-long loadtest requirements docs examples evaluate clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+venv: $(STAMP) ## make the virtual environment and install everything
+$(STAMP): pyproject.toml requirements/cpu.txt requirements/overrides.txt scripts/install
+	@scripts/install $(VENV) $(EXTRA)
+	@touch $@
+
+serve: $(STAMP) ## start gateway and engine with the example adapters (EXTRA=cuda MODEL=… for a GPU)
+	@exec $(BIN)/loradock serve $(if $(MODEL),,--adapters-from adapters/examples) $(ARGS)
+
+test: check ## everything that CI runs: checks, unit tests, end-to-end on the real engine
+	$(BIN)/pytest $(ARGS)
+
+test-fast: $(STAMP) ## unit tests only, no engine
+	$(BIN)/pytest -m "not e2e" $(ARGS)
+
+test-long: $(STAMP) ## the long forms of the tests
+	LONG_TESTS=1 $(BIN)/pytest $(ARGS)
+
+check: $(STAMP) ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+loadtest: $(STAMP) ## drive the running server: throughput, TTFT, TPOT per adapter
+	$(BIN)/python -m loadtest $(ARGS)
+
+evaluate: $(STAMP) ## score every example adapter against the base on held-out data
+	$(BIN)/python adapters/examples/evaluate.py $(ARGS)
+
+requirements: $(STAMP) ## write requirements/*.txt anew, with hashes
+	scripts/requirements $(BIN)/uv
+
+docs: $(STAMP) ## write the generated pages of docs/ anew
+	$(BIN)/python -m loradock_server.cli.docs
+
+clean: ## remove the virtual environment and caches; var/ (all state) stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
