@@ -12,6 +12,7 @@ ADAPTER = "x-loradock-adapter"
 DIGEST = "x-loradock-adapter-digest"
 GATEWAY = "x-loradock-gateway"
 RESIDENCY = "x-loradock-residency"
+GENERATION = "x-loradock-generation"  # of the usage feed: the engine process whose numbers follow
 REQUEST_ID = "x-request-id"
 
 LIVE = "/livez"

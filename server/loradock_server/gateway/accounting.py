@@ -1,0 +1,147 @@
+"""What each request cost, settled exactly once: metrics, the end of its CLIENT span, one log line.
+
+Requests and durations are counted when the answer is over. Tokens come from the engine's usage feed, the only
+place that knows them for aborted streams too; the span stays open until they arrive, at most
+USAGE_WAIT_SECONDS. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from loradock_adapters.names import AdapterRef
+from loradock_server.gateway.exchange import Exchange
+from loradock_server.gateway.usage import Usage
+from loradock_server.telemetry import attributes as names
+from loradock_server.telemetry.labels import AdapterLabels
+from loradock_server.telemetry.metrics import GatewayMetrics
+
+USAGE_WAIT_SECONDS = 2.0
+UNKNOWN: AdapterLabels = ("", "")  # refused before we knew who would answer
+
+_log = logging.getLogger("loradock.request")
+
+
+class Ledger:
+    """Holds every request from its start until request and usage are both settled. One event loop only."""
+
+    def __init__(self, metrics: GatewayMetrics) -> None:
+        self._metrics = metrics
+        self._open: dict[str, Exchange] = {}
+        self._early: dict[str, Usage] = {}
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def begin(self, exchange: Exchange) -> None:
+        """The request is about to go to the engine for `exchange.target`."""
+        self._open[exchange.request_id] = exchange
+        self._metrics.requests_in_flight.labels(*self._labels(exchange)).inc()
+
+    def finish(self, exchange: Exchange) -> None:
+        """The answer is over, well or badly. Called once for every inference request, begun or not."""
+        exchange.end()
+        labels = self._labels(exchange)
+        self._metrics.requests.labels(*labels, exchange.operation.name, str(exchange.code)).inc()
+        self._metrics.request_duration.labels(*labels).observe(exchange.duration)
+        if exchange.request_id not in self._open:
+            self._settle(exchange, None)
+            return
+        self._metrics.requests_in_flight.labels(*labels).dec()
+        usage = self._early.pop(exchange.request_id, None)
+        if usage is not None or not exchange.sent:
+            self._settle(exchange, usage)
+            return
+        self._quiet.clear()
+        loop = asyncio.get_running_loop()
+        self._waiting[exchange.request_id] = loop.call_later(USAGE_WAIT_SECONDS, self._settle, exchange, None)
+
+    def record(self, usage: Usage) -> None:
+        """A line of the feed; the feed never repeats one. Tokens are counted even if nobody waits any more."""
+        labels = self._adapter(usage.adapter)
+        tokens = self._metrics.tokens
+        tokens.labels(*labels, "input").inc(usage.input_tokens)
+        tokens.labels(*labels, "output").inc(usage.output_tokens)
+        tokens.labels(*labels, "cached").inc(usage.cached_tokens)
+        exchange = self._open.get(usage.request_id)
+        if exchange is None:
+            return
+        if usage.request_id in self._waiting:
+            self._settle(exchange, usage)
+        else:
+            self._early[usage.request_id] = usage
+
+    async def settled(self) -> None:
+        """Wait until no finished request waits for its usage: at most USAGE_WAIT_SECONDS."""
+        await self._quiet.wait()
+
+    def _settle(self, exchange: Exchange, usage: Usage | None) -> None:
+        self._open.pop(exchange.request_id, None)
+        timer = self._waiting.pop(exchange.request_id, None)
+        if timer is not None:
+            timer.cancel()
+        if not self._waiting:
+            self._quiet.set()
+        labels = self._labels(exchange)
+        first = exchange.time_to_first_content
+        if usage is not None:
+            exchange.residency = exchange.residency or usage.residency
+            exchange.span.set_attribute(names.USAGE_INPUT_TOKENS, usage.input_tokens)
+            exchange.span.set_attribute(names.USAGE_OUTPUT_TOKENS, usage.output_tokens)
+            exchange.span.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, usage.cached_tokens)
+            if usage.finish_reason is not None:
+                exchange.span.set_attribute(names.RESPONSE_FINISH_REASONS, (usage.finish_reason,))
+            if first is None and not exchange.stream:
+                first = usage.time_to_first_token
+            pace = _time_per_output_token(exchange, usage)
+            if pace is not None:
+                self._metrics.time_per_output_token.labels(*labels).observe(pace)
+        if first is not None:
+            self._metrics.time_to_first_token.labels(*labels).observe(first)
+        exchange.close_span()
+        self._log(exchange, usage, first)
+
+    def _labels(self, exchange: Exchange) -> AdapterLabels:
+        if exchange.target is None:
+            return UNKNOWN
+        return self._adapter(exchange.target.ref)
+
+    def _adapter(self, ref: AdapterRef | None) -> AdapterLabels:
+        return (
+            self._metrics.adapters.labels(None) if ref is None else self._metrics.adapters.labels(ref.name, ref.version)
+        )
+
+    def _log(self, exchange: Exchange, usage: Usage | None, first: float | None) -> None:
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        target = exchange.target
+        trace_id = exchange.server_span.get_span_context().trace_id
+        _log.info(
+            "%s %s",
+            exchange.operation.path,
+            exchange.code,
+            extra={
+                "request_id": exchange.request_id,
+                "trace_id": format(trace_id, "032x") if trace_id else None,
+                "caller": exchange.caller or None,
+                "model": exchange.asked,
+                "adapter": target.ref.id if target and target.ref else None,
+                "digest": target.digest if target else None,
+                "residency": exchange.residency,
+                "duration_seconds": round(exchange.duration, 4),
+                "time_to_first_token_seconds": None if first is None else round(first, 4),
+                "input_tokens": usage.input_tokens if usage else None,
+                "output_tokens": usage.output_tokens if usage else None,
+                "finish_reason": usage.finish_reason if usage else None,
+                "reason": None if exchange.error is None else str(exchange.error),
+            },
+        )
+
+
+def _time_per_output_token(exchange: Exchange, usage: Usage) -> float | None:
+    """Mean seconds between the tokens of a stream after the first. Several choices at once have no such mean."""
+    first, last = exchange.first_content, exchange.last_chunk
+    if first is None or last is None or exchange.choices != 1 or usage.output_tokens < 2:
+        return None
+    return (last - first) / (usage.output_tokens - 1)

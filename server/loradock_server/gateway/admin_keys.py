@@ -1,0 +1,58 @@
+"""`/admin/keys`: API keys, for keys with the admin scope. A secret is shown once, when it is made."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel as Body
+from pydantic import ConfigDict, Field, field_validator
+
+from loradock_adapters.registry.keys import ADMIN
+from loradock_server.gateway.errors import Conflict
+from loradock_server.gateway.services import Services
+from loradock_server.gateway.views import key_view
+
+
+class NewKey(Body):
+    """What POST /admin/keys takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    scopes: Annotated[list[Literal["admin", "inference"]], Field(min_length=1)] = ["inference"]
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str) -> str:
+        if not name.isprintable():
+            raise ValueError("use printable characters only")
+        return name
+
+
+def build_router(services: Services) -> APIRouter:
+    """The routes, on these services."""
+    router = APIRouter(prefix="/admin/keys", dependencies=[Depends(services.admin)])
+    keys = services.registry.keys
+
+    @router.get("")
+    async def list_keys() -> dict[str, Any]:
+        return {"object": "list", "data": [key_view(key) for key in await asyncio.to_thread(keys.list)]}
+
+    @router.post("", status_code=201)
+    async def create_key(body: NewKey) -> dict[str, Any]:
+        record, secret = await asyncio.to_thread(keys.create, body.name, body.scopes)
+        services.auth.forget()
+        return {**key_view(record), "secret": secret}
+
+    @router.delete("/{key_id}")
+    async def revoke_key(key_id: str) -> dict[str, Any]:
+        admins = [k.id for k in await asyncio.to_thread(keys.list) if ADMIN in k.scopes and not k.revoked_at]
+        if admins == [key_id]:
+            raise Conflict(f"key {key_id!r} is the last admin key; create another one before revoking it")
+        record = await asyncio.to_thread(keys.revoke, key_id)
+        services.auth.forget()
+        return {**key_view(record), "revoked": True}
+
+    return router

@@ -1,0 +1,189 @@
+"""The gateway as one ASGI application: builds every part once and runs what follows engine and registry.
+
+Reads no file and opens no socket by itself; `server` does that.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from opentelemetry.trace import TracerProvider
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.check import Limits
+from loradock_adapters.errors import LoraDockError
+from loradock_adapters.registry import Registry
+from loradock_adapters.store import Store
+from loradock_server import __version__
+from loradock_server.gateway import admin_adapters, admin_keys, health, models
+from loradock_server.gateway.accounting import Ledger
+from loradock_server.gateway.auth import Authenticator
+from loradock_server.gateway.background import Background
+from loradock_server.gateway.drain import Drain
+from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.errors import (
+    BadRequest,
+    ClientGone,
+    ErrorAnswer,
+    GatewayError,
+    explain,
+    http_error,
+)
+from loradock_server.gateway.exchange import OPERATIONS
+from loradock_server.gateway.observe import Observe
+from loradock_server.gateway.proxy import InferenceRoute
+from loradock_server.gateway.registration import Registrar
+from loradock_server.gateway.services import Services
+from loradock_server.gateway.table import RoutingTable
+from loradock_server.gateway.usage import UsageFollower
+from loradock_server.gateway.watch import EngineWatch
+from loradock_server.settings import Settings
+from loradock_server.telemetry import tracing
+from loradock_server.telemetry.metrics import GatewayMetrics
+
+
+def create_app(
+    settings: Settings,
+    registry: Registry,
+    store: Store,
+    base: BaseModel,
+    engine_token: str,
+    *,
+    base_name: str | None = None,
+    local_key: str | None = None,
+    tracer_provider: TracerProvider | None = None,
+) -> FastAPI:
+    """The application; its `state.services` are for whoever runs it.
+
+    `base_name` is the base model's name for clients and `local_key` one more admin key.
+    Without a tracer provider one is made from the standard OTEL_* variables.
+    """
+    provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
+    services = _build(
+        settings,
+        registry,
+        store,
+        base,
+        base_name or settings.served_model_name or base.name,
+        engine_token,
+        local_key,
+        provider,
+    )
+    app = FastAPI(
+        title="LoRADock",
+        version=__version__,
+        lifespan=_lifespan(services),
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    # First, because routes are tried in order and these are the busy ones.
+    for operation in OPERATIONS:
+        route = InferenceRoute(
+            operation,
+            settings,
+            services.auth,
+            services.table,
+            services.engine,
+            services.ledger,
+            services.tracer,
+        )
+        app.router.routes.append(Route(operation.path, route, methods=["POST"]))
+    for part in (models, admin_adapters, admin_keys, health):
+        app.include_router(part.build_router(services))
+    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
+    _answer_errors(app)
+    return app
+
+
+def _build(
+    settings: Settings,
+    registry: Registry,
+    store: Store,
+    base: BaseModel,
+    base_name: str,
+    engine_token: str,
+    local_key: str | None,
+    provider: TracerProvider,
+) -> Services:
+    metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
+    table = RoutingTable(registry, base, base_name)
+    engine = EngineClient(settings.engine, engine_token, uuid.uuid4().hex, request_timeout=settings.request_timeout)
+    ledger = Ledger(metrics)
+    auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
+    table.on_change.append(auth.forget)
+    limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes)
+    return Services(
+        settings=settings,
+        registry=registry,
+        base=base,
+        table=table,
+        engine=engine,
+        watch=EngineWatch(engine, base, metrics),
+        ledger=ledger,
+        usage=UsageFollower(engine, ledger.record),
+        auth=auth,
+        registrar=Registrar(registry, store, base, table, limits),
+        drain=Drain(),
+        metrics=metrics,
+        tracer=provider.get_tracer(tracing.SCOPE, __version__),
+        background=Background(),
+    )
+
+
+def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's own type is private
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with services.engine:
+            await services.table.refresh()
+            for work in (services.table.follow(), services.watch.follow(), services.usage.follow()):
+                services.background.start(work)
+            try:
+                yield
+                await services.ledger.settled()
+            finally:
+                await services.background.stop()
+
+    return lifespan
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error leaves in OpenAI's shape: ours, the framework's, and what nobody foresaw."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        return _response(explain(error))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        param = str(first["loc"][-1])
+        return _response(
+            explain(BadRequest(f"{where}: {first['msg']} (got {str(first.get('input'))[:80]!r})", param=param))
+        )
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        text = {
+            404: f"no route {request.method} {request.url.path}; see GET /v1/models for what this server has",
+            405: f"{request.url.path} does not take {request.method}",
+        }.get(error.status_code, str(error.detail))
+        return _response(http_error(error.status_code, text), dict(error.headers or {}))
+
+    for kind in (GatewayError, ClientGone, LoraDockError, Exception):
+        app.add_exception_handler(kind, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def _response(answer: ErrorAnswer, extra: dict[str, str] | None = None) -> Response:
+    return Response(answer.body, answer.status, {**(extra or {}), **dict(answer.headers)})

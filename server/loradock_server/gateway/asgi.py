@@ -1,0 +1,105 @@
+"""What plain ASGI code needs: reading a bounded body, sending an answer, noticing that the client left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.types import Receive, Scope, Send
+
+from loradock_server.gateway.errors import ClientGone, TooLarge
+
+# How much of a refused body we still read, so that the client gets to read our answer instead of a reset.
+_DRAIN_BYTES = 4 << 20
+_DRAIN_SECONDS = 1.0
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The request's headers by lower-case name; the last one wins."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises TooLarge over `limit` bytes and ClientGone when the client leaves halfway."""
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        await drain_body(receive)
+        raise _too_large(announced, limit)
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            await drain_body(receive)
+            raise _too_large(f"more than {limit}", limit)
+        parts.append(part)
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+async def drain_body(receive: Receive) -> None:
+    """Read away a bounded rest of a body that is refused."""
+    seen = 0
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while seen < _DRAIN_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+                seen += len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+def _too_large(value: object, limit: int) -> TooLarge:
+    return TooLarge(f"the request body has {value} bytes; this server allows {limit} (LORADOCK_MAX_BODY_BYTES)")
+
+
+async def send_answer(send: Send, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+    """A complete response in one go."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    raw.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+class DisconnectWatch:
+    """Set `finished` right before the last byte is sent: what looks like a disconnect after it is none."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self.gone = False
+
+
+@asynccontextmanager
+async def cancelled_on_disconnect(receive: Receive) -> AsyncIterator[DisconnectWatch]:
+    """Cancel the body of this block when the client hangs up, and raise ClientGone instead.
+
+    The request body must have been read before. A cancellation from anywhere else passes through unchanged.
+    """
+    watch = DisconnectWatch()
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def wait() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not watch.finished:
+            watch.gone = True
+            task.cancel()
+
+    waiter = asyncio.create_task(wait())
+    try:
+        yield watch
+    except asyncio.CancelledError:
+        if watch.gone and task.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        waiter.cancel()

@@ -1,0 +1,194 @@
+"""The line to the engine: HTTP over a unix socket or TCP, with the internal token on every call.
+
+Turns what goes wrong on that line into EngineUnavailable and EngineTimeout. It knows paths and bytes, not
+what they mean.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+from loradock_server import wire
+from loradock_server.gateway.errors import EngineTimeout, EngineUnavailable
+
+CONNECT_SECONDS = 5.0
+STATE_SECONDS = 2.0
+METRICS_SECONDS = 1.0
+UNLOAD_SECONDS = 30.0
+USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
+
+# Shorter than the engine's own (vLLM: 5 s), so that mostly we are the side that closes an idle connection.
+_KEEP_ALIVE_SECONDS = 3.0
+_READ_BUFFER_BYTES = 1 << 18
+# aiohttp writes small bodies in one piece and warns about large ones, which it takes as a file.
+_ONE_PIECE_BYTES = 1 << 19
+# A connection that the engine closed while it lay idle fails at once; later failures are the request's own.
+_STALE_SECONDS = 0.1
+
+
+class EngineClient:
+    """Calls to one engine (or to the router in front of many). Open it with `async with`."""
+
+    def __init__(self, address: str, token: str, gateway_id: str, *, request_timeout: float) -> None:
+        self._address = address
+        self._path, self._base = _parse(address)
+        self._headers = {wire.TOKEN: token, wire.GATEWAY: gateway_id}
+        self._gateway_id = gateway_id
+        self._request_timeout = request_timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> EngineClient:
+        connector: aiohttp.BaseConnector
+        if self._path is not None:
+            connector = aiohttp.UnixConnector(self._path, limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+        else:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+        traces = aiohttp.TraceConfig()
+        traces.on_connection_reuseconn.append(_note_reuse)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            skip_auto_headers=("accept-encoding", "user-agent"),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_READ_BUFFER_BYTES,
+            timeout=aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=CONNECT_SECONDS),
+            trace_configs=[traces],
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cut every connection; what is still being answered ends with EngineUnavailable."""
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An inference request; leaving the block early aborts it in the engine.
+
+        Errors inside the block that come from the line are translated like those of the request itself.
+        """
+        with self._translated():
+            response = await self._send(path, body, headers)
+            try:
+                yield response
+            finally:
+                response.close()  # no effect once the whole answer was read
+
+    async def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        session = self._require_session()
+        url = self._base + path
+        first = SimpleNamespace(reused=False)
+        started = time.monotonic()
+        try:
+            return await session.post(url, data=_payload(body), headers=headers, trace_request_ctx=first)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            # Once more only if this was a pooled connection that the engine had closed before it read anything.
+            if not first.reused or time.monotonic() - started > _STALE_SECONDS:
+                raise
+        return await session.post(
+            url, data=_payload(body), headers=headers, trace_request_ctx=SimpleNamespace(reused=False)
+        )
+
+    async def state(self) -> dict[str, Any]:
+        """The engine's `/internal/state`. Raises EngineUnavailable, EngineTimeout."""
+        value = await self._json("GET", wire.STATE, STATE_SECONDS)
+        if not isinstance(value, dict):
+            raise EngineUnavailable(f"the engine's state is {type(value).__name__}, not an object")
+        return value
+
+    async def unload(self, adapter_id: str) -> None:
+        """Drain and remove an adapter from the engine's memory. Raises EngineUnavailable, EngineTimeout."""
+        await self._json("POST", wire.UNLOAD, UNLOAD_SECONDS, {"id": adapter_id})
+
+    async def metrics(self) -> bytes:
+        """The engine's metrics page. Raises EngineUnavailable, EngineTimeout."""
+        with self._translated():
+            async with self._require_session().get(
+                self._base + wire.METRICS, timeout=aiohttp.ClientTimeout(total=METRICS_SECONDS)
+            ) as response:
+                response.raise_for_status()
+                return await response.read()
+
+    @asynccontextmanager
+    async def usage(self, after: int) -> AsyncIterator[tuple[str | None, AsyncIterator[bytes]]]:
+        """The feed of usage records from sequence number `after` on: the engine process's id, and JSON lines."""
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=USAGE_SILENCE_SECONDS)
+        with self._translated():
+            response = await self._require_session().get(
+                self._base + wire.USAGE,
+                params={"gateway": self._gateway_id, "after": str(after)},
+                timeout=timeout,
+            )
+            try:
+                response.raise_for_status()
+                yield response.headers.get(wire.GENERATION), aiter(response.content)
+            finally:
+                response.close()
+
+    async def _json(self, method: str, path: str, seconds: float, body: Any = None) -> Any:
+        with self._translated():
+            async with self._require_session().request(
+                method, self._base + path, json=body, timeout=aiohttp.ClientTimeout(total=seconds)
+            ) as response:
+                response.raise_for_status()
+                return await response.json(content_type=None)
+
+    def _require_session(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            raise EngineUnavailable("the gateway's line to the engine is closed")
+        return self._session
+
+    def _translated(self) -> _Translated:
+        return _Translated(self._address)
+
+
+class _Translated:
+    """Turns aiohttp's exceptions into ours."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+            raise EngineTimeout(
+                "the engine did not finish in time (LORADOCK_REQUEST_TIMEOUT); ask for fewer tokens"
+            ) from error
+        if isinstance(error, aiohttp.ClientResponseError) and error.status == 401:
+            raise EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)") from error
+        if isinstance(error, (aiohttp.ClientError, json.JSONDecodeError)):
+            raise EngineUnavailable(
+                f"the engine is not answering ({type(error).__name__}); try again shortly"
+            ) from error
+
+
+async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx.reused = True
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO:
+    return body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
+
+
+def _parse(address: str) -> tuple[str | None, str]:
+    """Socket path and URL base of `unix:/path`, `http://host:port` or `https://host:port`."""
+    if address.startswith("unix:"):
+        return address.removeprefix("unix:"), "http://engine"
+    if address.startswith(("http://", "https://")):
+        return None, address.rstrip("/")
+    raise ValueError(f"engine address {address!r} is not unix:/path or http://host:port (LORADOCK_ENGINE_URL)")

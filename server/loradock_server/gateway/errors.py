@@ -1,0 +1,198 @@
+"""Every error a client can see, in OpenAI's shape, from one table.
+
+    GatewayError
+    ├── BadRequest              400   the body cannot be used; a client's mistake
+    ├── InvalidKey              401   no key, or one we do not know
+    ├── MissingScope            403   a good key, but not for this
+    ├── ModelNotFound           404   inference asked for a name we do not serve
+    ├── RouteNotFound           404   no such path
+    ├── TooLarge                413   body or upload over its limit
+    ├── Conflict                409   it would break what is there
+    │   └── NameTaken                 an adapter may not have this name
+    ├── SourceRefused           403   a server-side path outside the allowed folders
+    ├── EngineRefused           any   the engine's own error, passed on
+    ├── EngineTimeout           504   no complete answer within request_timeout
+    ├── EngineUnavailable       503   no engine, or it died before it answered
+    └── ShuttingDown            503   this gateway is draining
+    ClientGone                        the client hung up; nobody is left to tell (counted as 499)
+
+Handlers raise; nobody but this module writes an error body. It knows no HTTP framework.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loradock_adapters import errors as core
+from loradock_server.wire import error_body
+
+CLIENT_GONE_STATUS = 499
+RETRY_AFTER_SECONDS = 5
+
+
+class GatewayError(Exception):
+    """Something a client is told; `param` names the field at fault."""
+
+    param: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class BadRequest(GatewayError):
+    """The request cannot be understood."""
+
+
+class InvalidKey(GatewayError):
+    """The key is missing or unknown."""
+
+
+class MissingScope(GatewayError):
+    """The key is good, but lacks the scope."""
+
+
+class ModelNotFound(GatewayError, LookupError):
+    """No such model for inference."""
+
+
+class RouteNotFound(GatewayError, LookupError):
+    """No such path."""
+
+
+class TooLarge(GatewayError):
+    """A body or an upload is over its limit."""
+
+
+class Conflict(GatewayError):
+    """What is asked for does not go together with what is there."""
+
+
+class NameTaken(Conflict):
+    """The name belongs to something else."""
+
+
+class SourceRefused(GatewayError):
+    """A path on this server that no client may name."""
+
+
+class EngineRefused(GatewayError):
+    """The engine answered with an error; `status`, `code` and `retry_after` are its own."""
+
+    def __init__(self, status: int, error: Mapping[str, Any], retry_after: str | None = None) -> None:
+        super().__init__(str(error.get("message") or f"the engine answered {status}"))
+        self.status = status
+        param, code = error.get("param"), error.get("code")
+        self.param = param if isinstance(param, str) else None
+        # vLLM puts the HTTP status into `code`, as a number; OpenAI's is a word or null.
+        self.code = code if isinstance(code, str) else ("model_not_found" if status == 404 else None)
+        self.retry_after = retry_after
+
+
+class EngineTimeout(GatewayError):
+    """The engine took longer than request_timeout."""
+
+
+class EngineUnavailable(GatewayError):
+    """No engine answered, or it died on the way."""
+
+
+class ShuttingDown(GatewayError):
+    """This gateway takes no new requests."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    status: int
+    code: str | None
+    kind: str = "invalid_request_error"
+    param: str | None = None
+
+
+# Looked up along the MRO: the nearest class wins.
+TABLE: Mapping[type[BaseException], Rule] = {
+    BadRequest: Rule(400, None),
+    InvalidKey: Rule(401, "invalid_api_key"),
+    MissingScope: Rule(403, "insufficient_permissions"),
+    ModelNotFound: Rule(404, "model_not_found", param="model"),
+    RouteNotFound: Rule(404, "route_not_found"),
+    TooLarge: Rule(413, "too_large"),
+    Conflict: Rule(409, "conflict"),
+    NameTaken: Rule(409, "name_taken", param="name"),
+    SourceRefused: Rule(403, "source_refused", param="source"),
+    EngineTimeout: Rule(504, "engine_timeout", "server_error"),
+    EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
+    ShuttingDown: Rule(503, "shutting_down", "server_error"),
+    core.InvalidName: Rule(400, "invalid_name", param="name"),
+    core.AdapterRejected: Rule(422, "adapter_rejected"),
+    core.AdapterUnreadable: Rule(422, "adapter_unreadable"),
+    core.AdapterNotFound: Rule(404, "adapter_not_found", param="name"),
+    core.VersionNotFound: Rule(404, "version_not_found", param="version"),
+    core.KeyNotFound: Rule(404, "key_not_found", param="id"),
+    core.StoreError: Rule(500, "store_error", "server_error"),
+    core.RegistryError: Rule(503, "registry_unavailable", "server_error"),
+    Exception: Rule(500, "internal_error", "server_error"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error ready to be sent: HTTP status, JSON body and the headers it needs."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sse(self) -> bytes:
+        """The same error inside a stream that has begun, and the stream's regular end."""
+        return b"data: " + self.body + b"\n\ndata: [DONE]\n\n"
+
+
+def explain(error: BaseException) -> ErrorAnswer:
+    """The answer for any exception; what we did not foresee is a 500 that says nothing of our insides."""
+    if isinstance(error, EngineRefused):
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+        return _answer(error.status, str(error), Rule(error.status, error.code, kind, error.param), error.retry_after)
+    rule = next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+    foreseen = rule is not TABLE[Exception]
+    message = str(error) if foreseen else "internal error; the server's log has the details under the request id"
+    extra: dict[str, Any] = {}
+    if isinstance(error, core.AdapterRejected):
+        extra["faults"] = [fault.as_dict() for fault in error.report.faults]
+    return _answer(rule.status, message, rule, None, getattr(error, "param", None), extra)
+
+
+def http_error(status: int, message: str) -> ErrorAnswer:
+    """The answer for an error that the web framework raised (404, 405 and their like)."""
+    code = {404: "route_not_found", 405: "method_not_allowed"}.get(status)
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return _answer(status, message, Rule(status, code, kind), None)
+
+
+def _answer(
+    status: int,
+    message: str,
+    rule: Rule,
+    retry_after: str | None,
+    param: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> ErrorAnswer:
+    body = error_body(message, kind=rule.kind, code=rule.code or "", param=param or rule.param)
+    body["error"]["code"] = rule.code
+    body["error"].update(extra or {})
+    headers = [("content-type", "application/json")]
+    if status in (429, 503):
+        headers.append(("retry-after", retry_after or str(RETRY_AFTER_SECONDS)))
+    if status == 401:
+        headers.append(("www-authenticate", "Bearer"))
+    if status == 413:
+        headers.append(("connection", "close"))  # the rest of the body is not worth reading
+    return ErrorAnswer(status, json.dumps(body, default=str).encode(), tuple(headers))

@@ -1,0 +1,114 @@
+"""The outermost layer: a request id, the HTTP SERVER span and the count of what is still being answered.
+
+Plain ASGI, so that a stream passes untouched. It decides nothing but one thing: a draining gateway takes no
+new work.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from loradock_server import wire
+from loradock_server.gateway.asgi import headers_of, send_answer
+from loradock_server.gateway.drain import Drain
+from loradock_server.gateway.errors import ShuttingDown, explain
+from loradock_server.telemetry import attributes as names
+from loradock_server.telemetry import tracing
+
+CALL = "loradock.call"
+# Asked every few seconds by machines; a span each would only be noise.
+_UNOBSERVED = frozenset({"/healthz", "/readyz", "/metrics"})
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+@dataclass(slots=True)
+class Call:
+    """What the layers below know of the request: our own unique id, its headers and its SERVER span.
+
+    `shown_id` is the client's own x-request-id if it sent a usable one.
+    """
+
+    request_id: str
+    shown_id: str
+    headers: dict[str, str]
+    span: Span
+
+
+class Observe:
+    """Wraps the application."""
+
+    def __init__(self, app: ASGIApp, *, tracer: Tracer, drain: Drain) -> None:
+        self._app = app
+        self._tracer = tracer
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _UNOBSERVED:
+            await self._app(scope, receive, send)
+            return
+        headers = headers_of(scope)
+        call = self._call(scope, headers)
+        scope[CALL] = call
+        shown_id = (b"x-request-id", call.shown_id.encode())
+        status = 500
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], shown_id]
+            await send(message)
+
+        try:
+            with self._drain.answering() as welcome:
+                if welcome:
+                    await self._app(scope, receive, send_observed)
+                else:
+                    await _turn_away(send_observed)
+        finally:
+            _end(call.span, scope, status)
+
+    def _call(self, scope: Scope, headers: dict[str, str]) -> Call:
+        request_id = uuid.uuid4().hex
+        asked_id = headers.get(wire.REQUEST_ID, "")
+        span = self._tracer.start_span(
+            f"{scope['method']} {scope['path']}" if scope["path"].startswith("/v1/") else scope["method"],
+            context=tracing.extract(headers),
+            kind=SpanKind.SERVER,
+        )
+        if span.is_recording():
+            host, port = scope.get("server") or (None, None)
+            about = {
+                names.HTTP_METHOD: scope["method"],
+                names.URL_PATH: scope["path"],
+                names.URL_SCHEME: scope["scheme"],
+                names.SERVER_ADDRESS: host,
+                names.SERVER_PORT: port,
+                names.CLIENT_ADDRESS: (scope.get("client") or (None,))[0],
+                names.USER_AGENT: headers.get("user-agent"),
+                names.REQUEST_ID: request_id,
+            }
+            span.set_attributes({key: value for key, value in about.items() if value is not None})
+        return Call(request_id, asked_id if _CLIENT_ID.fullmatch(asked_id) else request_id, headers, span)
+
+
+async def _turn_away(send: Send) -> None:
+    answer = explain(ShuttingDown("this server is shutting down; send the request again"))
+    await send_answer(send, answer.status, (*answer.headers, ("connection", "close")), answer.body)
+
+
+def _end(span: Span, scope: Scope, status: int) -> None:
+    route = getattr(scope.get("route"), "path", None)
+    if route is not None:
+        span.update_name(f"{scope['method']} {route}")
+        span.set_attribute(names.HTTP_ROUTE, route)
+    span.set_attribute(names.HTTP_STATUS, status)
+    if status >= 500:
+        span.set_attribute(names.ERROR_TYPE, str(status))
+        span.set_status(Status(StatusCode.ERROR))
+    span.end()

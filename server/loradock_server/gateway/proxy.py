@@ -1,0 +1,250 @@
+"""The inference routes: from the client's request to the engine's bytes, as plain ASGI.
+
+The body is parsed once, with the standard library, and only `model` and `cache_salt` are changed. Everything
+else passes through both ways. An answer's status goes out only after its first event is here, so that errors
+keep theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+from opentelemetry import trace
+from opentelemetry.trace import Tracer
+from starlette.types import Receive, Scope, Send
+
+from loradock_server import wire
+from loradock_server.gateway.accounting import Ledger
+from loradock_server.gateway.asgi import (
+    DisconnectWatch,
+    cancelled_on_disconnect,
+    read_body,
+    send_answer,
+)
+from loradock_server.gateway.auth import Authenticator, Caller
+from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.errors import (
+    CLIENT_GONE_STATUS,
+    BadRequest,
+    ClientGone,
+    EngineRefused,
+    EngineUnavailable,
+    explain,
+)
+from loradock_server.gateway.exchange import Exchange, Operation
+from loradock_server.gateway.observe import CALL, Call
+from loradock_server.gateway.sse import StreamScan, leading_error
+from loradock_server.gateway.table import RoutingTable
+from loradock_server.settings import Settings
+from loradock_server.telemetry import attributes as names
+from loradock_server.telemetry import tracing
+
+_log = logging.getLogger(__name__)
+
+
+class InferenceRoute:
+    """One inference route, for every model this gateway serves."""
+
+    def __init__(
+        self,
+        operation: Operation,
+        settings: Settings,
+        auth: Authenticator,
+        table: RoutingTable,
+        engine: EngineClient,
+        ledger: Ledger,
+        tracer: Tracer,
+    ) -> None:
+        self.operation = operation
+        self._settings = settings
+        self._auth = auth
+        self._table = table
+        self._engine = engine
+        self._ledger = ledger
+        self._tracer = tracer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call: Call = scope[CALL]
+        exchange = Exchange(call.request_id, self.operation, call.span)
+        answer = Answer(exchange, send)
+        try:
+            body = await self._admit(call, exchange, receive)
+            await self._forward(exchange, body, receive, answer)
+        except ClientGone as error:
+            exchange.code, exchange.error = CLIENT_GONE_STATUS, error
+        except asyncio.CancelledError as error:
+            exchange.code, exchange.error = CLIENT_GONE_STATUS, error
+            raise
+        except Exception as error:  # noqa: BLE001  the request's boundary: every client gets a proper answer
+            exchange.error = error
+            if explain(error).status == 500:
+                _log.exception("request %s failed", call.request_id)
+            await answer.fail(error)
+        finally:
+            self._ledger.finish(exchange)
+
+    async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
+        """Who asks, what for, and who will answer."""
+        caller = await self._auth.inference(call.headers)
+        exchange.caller = caller.id
+        body = _parse(await read_body(call.headers, receive, self._settings.max_body_bytes))
+        model = body.get("model")
+        if not isinstance(model, str) or not model:
+            raise BadRequest(
+                "the body needs `model`, a string; GET /v1/models lists what this server has", param="model"
+            )
+        exchange.asked = model
+        exchange.stream = body.get("stream") is True
+        choices = body.get("n")
+        exchange.choices = choices if isinstance(choices, int) else 1
+        exchange.target = self._table.resolve(model)
+        if self.operation.takes_salt:
+            body["cache_salt"] = _salt(caller, body.get("cache_salt"))
+        return body
+
+    async def _forward(self, exchange: Exchange, body: dict[str, Any], receive: Receive, answer: Answer) -> None:
+        target = exchange.target
+        assert target is not None
+        exchange.open_span(self._tracer, self._table.base_name, body, content=self._settings.record_content)
+        self._ledger.begin(exchange)
+        headers = {"content-type": "application/json", wire.REQUEST_ID: exchange.request_id}
+        if target.ref is not None and target.digest is not None:
+            headers[wire.ADAPTER] = target.ref.id
+            headers[wire.DIGEST] = target.digest
+        tracing.inject(headers, trace.set_span_in_context(exchange.span))
+        body["model"] = target.model
+        exchange.sent = True
+        try:
+            async with (
+                cancelled_on_disconnect(receive) as watch,
+                self._engine.post(self.operation.path, json.dumps(body).encode(), headers) as upstream,
+            ):
+                exchange.residency = upstream.headers.get(wire.RESIDENCY)
+                if exchange.residency:
+                    exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
+                await answer.relay(upstream, watch)
+        except EngineUnavailable:
+            exchange.sent = False  # a dead engine reports no usage
+            raise
+
+
+class Answer:
+    """What goes out to the client: either a whole answer, or a stream that ends well whatever happens."""
+
+    def __init__(self, exchange: Exchange, send: Send) -> None:
+        self._exchange = exchange
+        self._send = send
+        self._scan = StreamScan()
+        self._streaming = False
+
+    async def relay(self, upstream: aiohttp.ClientResponse, watch: DisconnectWatch) -> None:
+        """Pass the engine's answer on. Raises EngineRefused for an error that the client was not told yet."""
+        content_type = upstream.headers.get("content-type", "application/json")
+        if upstream.status >= 400:
+            raise _refusal(upstream.status, await upstream.read(), upstream.headers.get("retry-after"))
+        if content_type.startswith("text/event-stream"):
+            await self._relay_stream(upstream, content_type, watch)
+            return
+        body = await upstream.read()
+        self._exchange.code = upstream.status
+        watch.finished = True
+        await send_answer(self._send, upstream.status, (("content-type", content_type), *self._headers()), body)
+
+    async def _relay_stream(self, upstream: aiohttp.ClientResponse, content_type: str, watch: DisconnectWatch) -> None:
+        content = upstream.content
+        chunk = await _first_event(content)
+        error = leading_error(chunk)
+        if error is not None:
+            status = error.get("code")
+            raise EngineRefused(status if isinstance(status, int) and 400 <= status < 600 else 500, error)
+        headers = (
+            ("content-type", content_type),
+            ("cache-control", "no-cache"),
+            ("x-accel-buffering", "no"),
+            *self._headers(),
+        )
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+        self._exchange.code = upstream.status
+        await self._send({"type": "http.response.start", "status": upstream.status, "headers": raw})
+        self._streaming = True
+        while chunk:
+            self._note(chunk)
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            chunk = await content.readany()
+        if self._exchange.operation.ends_in_done and not self._scan.is_done:
+            raise EngineUnavailable("the engine's stream broke off before its end")
+        watch.finished = True
+        await self._send({"type": "http.response.body", "body": b""})
+
+    def _note(self, chunk: bytes) -> None:
+        now = time.perf_counter()
+        self._scan.feed(chunk)
+        if self._scan.has_content:
+            if self._exchange.first_content is None:
+                self._exchange.first_content = now
+            self._exchange.last_chunk = now
+
+    def _headers(self) -> list[tuple[str, str]]:
+        target = self._exchange.target
+        if target is None or target.ref is None or target.digest is None:
+            return []
+        return [(wire.ADAPTER, target.ref.id), (wire.DIGEST, target.digest)]
+
+    async def fail(self, error: Exception) -> None:
+        """Tell the client: by status as long as there is none, else by a last event and the stream's regular end."""
+        answer = explain(error)
+        if not self._streaming:
+            self._exchange.code = answer.status
+            await send_answer(self._send, answer.status, (*answer.headers, *self._headers()), answer.body)
+            return
+        gap = b"" if self._scan.between_events else b"\n\n"
+        await self._send({"type": "http.response.body", "body": gap + answer.sse})
+
+
+async def _first_event(content: aiohttp.StreamReader) -> bytes:
+    """Bytes up to at least the end of the first event (or of the stream)."""
+    seen = await content.readany()
+    while seen and b"\n\n" not in seen:
+        more = await content.readany()
+        if not more:
+            break
+        seen += more
+    return seen
+
+
+def _refusal(status: int, body: bytes, retry_after: str | None) -> Exception:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = None
+    error = value.get("error", value) if isinstance(value, Mapping) else None
+    if not isinstance(error, Mapping):
+        error = {"message": f"the engine answered {status} without a reason"}
+    elif "message" not in error and "detail" in error:
+        error = {"message": f"the engine refused the request: {json.dumps(error['detail'])}"}
+    if status == 401:
+        return EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)")
+    return EngineRefused(status, error, retry_after)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadRequest(f"the body is a JSON {type(value).__name__}; it must be an object")
+    return value
+
+
+def _salt(caller: Caller, own: Any) -> str:
+    """Keeps the prefix caches of two keys apart; a client's own salt divides its part further."""
+    part = own if isinstance(own, str) else ""
+    return hashlib.sha256(f"{caller.id}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,156 @@
+"""Running the gateway inside somebody's event loop: opens registry and store, listens, drains, returns
+
+Installs no signal handler and no logging: who runs it sets the stop event. Knows nothing of how the engine is
+started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import prometheus_client
+import uvicorn
+from opentelemetry.trace import TracerProvider
+
+from loradock_adapters.registry import Registry
+from loradock_adapters.store import Store
+from loradock_server.base import ServedBase
+from loradock_server.gateway.app import create_app
+from loradock_server.gateway.services import Services
+from loradock_server.settings import Settings
+from loradock_server.telemetry import tracing
+
+# After the drain everything was answered or cut; this is for the closing of sockets.
+_CLOSE_SECONDS = 5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Handed to `on_started` once requests are answered. `first_admin_key` is set on the very first start only."""
+
+    url: str
+    first_admin_key: str | None
+
+
+async def run_gateway(
+    settings: Settings,
+    *,
+    base: ServedBase,
+    engine_token: str,
+    stop: asyncio.Event,
+    on_started: Callable[[Started], None] | None = None,
+    local_key: str | None = None,
+    tracer_provider: TracerProvider | None = None,
+) -> None:
+    """Serve until `stop` is set, then drain for at most `settings.drain_timeout` seconds.
+
+    `local_key` is an admin key that is good as long as this call runs and is stored nowhere by it.
+    Raises RegistryError, TracingError or OSError (the port is taken) before anything is served.
+    """
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
+    registry = await asyncio.to_thread(Registry.open, settings.registry)
+    provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
+    try:
+        chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
+        first_key = await asyncio.to_thread(registry.keys.ensure_admin, chosen)
+        app = create_app(
+            settings,
+            registry,
+            Store(settings.store_root),
+            base.model,
+            engine_token,
+            base_name=base.served_name,
+            local_key=local_key,
+            tracer_provider=provider,
+        )
+        with _listening(settings.host, settings.port) as listener:
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    http="httptools",
+                    ws="none",
+                    lifespan="on",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    proxy_headers=False,
+                    timeout_keep_alive=75,  # longer than the pools of common clients
+                    timeout_graceful_shutdown=_CLOSE_SECONDS,
+                )
+            )
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            await _until_started(server, serving)
+            if on_started is not None:
+                on_started(Started(_url(listener), first_key))
+            await _serve_until(stop, serving, server, app.state.services, settings.drain_timeout)
+    finally:
+        await asyncio.to_thread(registry.close)
+        if tracer_provider is None:
+            await asyncio.to_thread(tracing.shut_down, provider)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the event loop belongs to somebody else."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _until_started(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+    while not server.started:
+        if serving.done():
+            await serving
+            raise RuntimeError("the gateway's server ended before it had started")
+        await asyncio.sleep(0.005)
+
+
+async def _serve_until(
+    stop: asyncio.Event,
+    serving: asyncio.Task[None],
+    server: uvicorn.Server,
+    services: Services,
+    drain_timeout: float,
+) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        # 1. Say so: /readyz is 503 from here on, new requests are turned away, the listener stays open.
+        services.drain.begin()
+        # 2. Let what is being answered finish.
+        if not await services.drain.idle(drain_timeout):
+            _log.warning(
+                "%d requests still ran after the drain timeout of %s s and are cut",
+                services.drain.in_flight,
+                drain_timeout,
+            )
+            await services.engine.close()
+            await services.drain.idle(_CLOSE_SECONDS)
+        # 3. Close.
+        server.should_exit = True
+        await serving
+    finally:
+        stopping.cancel()
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=2048)
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

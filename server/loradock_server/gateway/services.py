@@ -1,0 +1,48 @@
+"""Everything the gateway's routes share, built once in `app` and passed down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opentelemetry.trace import Tracer
+from starlette.requests import Request
+
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.registry import Registry
+from loradock_server.gateway.accounting import Ledger
+from loradock_server.gateway.auth import Authenticator
+from loradock_server.gateway.background import Background
+from loradock_server.gateway.drain import Drain
+from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.registration import Registrar
+from loradock_server.gateway.table import RoutingTable
+from loradock_server.gateway.usage import UsageFollower
+from loradock_server.gateway.watch import EngineWatch
+from loradock_server.settings import Settings
+from loradock_server.telemetry.metrics import GatewayMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    registry: Registry
+    base: BaseModel
+    table: RoutingTable
+    engine: EngineClient
+    watch: EngineWatch
+    ledger: Ledger
+    usage: UsageFollower
+    auth: Authenticator
+    registrar: Registrar
+    drain: Drain
+    metrics: GatewayMetrics
+    tracer: Tracer
+    background: Background
+
+    async def admin(self, request: Request) -> None:
+        """A FastAPI dependency: lets admins in and leaves `request.state.caller`. Raises InvalidKey, MissingScope."""
+        request.state.caller = await self.auth.admin(request.headers)
+
+    async def inference(self, request: Request) -> None:
+        """A FastAPI dependency: lets in who may ask for inference. Raises InvalidKey, MissingScope."""
+        request.state.caller = await self.auth.inference(request.headers)

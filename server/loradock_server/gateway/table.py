@@ -1,0 +1,110 @@
+"""Which adapter version a client's `model` means, held in memory and following the registry.
+
+Resolving touches no database. The table asks for the registry's revision every quarter second and reads the
+catalogue only when it changed; after a write of our own `refresh()` does so at once. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.errors import AdapterNotFound, RegistryError
+from loradock_adapters.names import AdapterRef, ModelName
+from loradock_adapters.registry import Catalogue, Registry
+from loradock_server.gateway.errors import ModelNotFound
+
+POLL_SECONDS = 0.25
+_CACHED_NAMES = 4096
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What will answer a request: one adapter version, or the base model when `ref` and `digest` are None.
+
+    `model` is the name the engine knows it by, `alias` the alias the client used, if it used one.
+    """
+
+    model: str
+    ref: AdapterRef | None = None
+    digest: str | None = None
+    alias: str | None = None
+
+
+class RoutingTable:
+    """The names this gateway serves right now."""
+
+    def __init__(self, registry: Registry, base: BaseModel, base_name: str) -> None:
+        self._registry = registry
+        self._base = base
+        self.base_name = base_name
+        self.catalogue = Catalogue()
+        self.on_change: list[Callable[[], None]] = []
+        self._resolved: dict[str, Target] = {}
+        self._reading = asyncio.Lock()
+        self._base_target = Target(base_name)
+
+    def resolve(self, model: str) -> Target:
+        """The target of a client's model name; raises ModelNotFound. Never falls back to the base model."""
+        target = self._resolved.get(model)
+        if target is None:
+            target = self._look_up(model)
+            if len(self._resolved) >= _CACHED_NAMES:
+                self._resolved.clear()
+            self._resolved[model] = target
+        return target
+
+    def _look_up(self, model: str) -> Target:
+        if model == self.base_name:
+            return self._base_target
+        try:
+            record = self.catalogue.resolve(model)
+        except AdapterNotFound as error:
+            raise ModelNotFound(f"model {_shown(model)} does not exist: {error}{self._nearest(model)}") from error
+        if record.base_digest != self._base.digest:
+            raise ModelNotFound(
+                f"model {_shown(model)} was registered for another base model (digest {record.base_digest[:12]}…); "
+                f"this server has {self.base_name!r} ({self._base.digest[:12]}…). Register it again to have it checked"
+            )
+        return Target(record.ref.id, record.ref, record.digest, ModelName.parse(model).alias)
+
+    def _nearest(self, model: str) -> str:
+        found = difflib.get_close_matches(model[:80], [*self.catalogue.adapters, self.base_name], n=1)
+        return f"; did you mean {found[0]!r}?" if found else ""
+
+    def is_served(self, base_digest: str) -> bool:
+        """Whether an adapter that was checked against this base can be answered by ours."""
+        return base_digest == self._base.digest
+
+    async def refresh(self) -> None:
+        """Read the catalogue now. Raises RegistryError; the old one stays then."""
+        async with self._reading:
+            catalogue = await asyncio.to_thread(self._registry.catalogue)
+            self.catalogue = catalogue
+            self._resolved.clear()
+        for tell in self.on_change:
+            tell()
+
+    async def follow(self) -> None:
+        """Follow the registry until cancelled. While it cannot be read, the last known names go on being served."""
+        failing = False
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                if await asyncio.to_thread(self._registry.revision) != self.catalogue.revision:
+                    await self.refresh()
+                failing = False
+            except RegistryError as error:
+                if not failing:
+                    _log.error("the registry cannot be read; serving the last known names: %s", error)
+                failing = True
+
+
+def _shown(model: str) -> str:
+    return repr(model if len(model) <= 80 else model[:77] + "...")

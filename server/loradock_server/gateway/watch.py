@@ -1,0 +1,91 @@
+"""How the engine is doing, asked twice a second: ready or not, which process, which base model, which
+adapters.
+
+Keeps the last known state and the two engine metrics in step with it. It starts and stops nothing: the
+supervisor does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loradock_adapters.base_model import BaseModel
+from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.errors import EngineTimeout, EngineUnavailable
+from loradock_server.telemetry.metrics import GatewayMetrics
+
+POLL_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """One answer of the engine; `problem` says why it is not ready, and is None when it is.
+
+    `adapters` maps the adapter id to what the engine told of it (tier, bytes, in_flight, last_used).
+    """
+
+    problem: str | None = "the engine has not answered yet"
+    generation: str | None = None
+    restarts: int = 0
+    max_model_len: int | None = None
+    adapters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        return self.problem is None
+
+
+class EngineWatch:
+    """The last known state of the engine."""
+
+    def __init__(self, engine: EngineClient, base: BaseModel, metrics: GatewayMetrics) -> None:
+        self._engine = engine
+        self._base = base
+        self._metrics = metrics
+        self.state = EngineState()
+
+    async def follow(self) -> None:
+        """Ask until cancelled."""
+        while True:
+            await self.ask()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def ask(self) -> None:
+        """Ask once, now."""
+        before = self.state
+        try:
+            self.state = self._read(await self._engine.state())
+        except (EngineUnavailable, EngineTimeout) as error:
+            # Its adapters died with it; how often it was restarted is still known.
+            self.state = EngineState(str(error), before.generation, before.restarts, before.max_model_len)
+        self._metrics.engine_up.set(self.state.ready)
+        self._metrics.engine_restarts.value = self.state.restarts
+        if self.state.ready != before.ready:
+            _log.log(
+                logging.INFO if self.state.ready else logging.WARNING,
+                "the engine is ready" if self.state.ready else "the engine is not ready",
+                extra={"generation": self.state.generation, "reason": self.state.problem},
+            )
+
+    def _read(self, told: Mapping[str, Any]) -> EngineState:
+        base = told.get("base") or {}
+        digest = base.get("digest")
+        problem = None if told.get("ready") is True else "the engine is starting"
+        if problem is None and digest and digest != self._base.digest:
+            problem = (
+                f"the engine has base model {base.get('name')!r} (digest {digest[:12]}…), "
+                f"this gateway {self._base.name!r} ({self._base.digest[:12]}…); start both with the same --model"
+            )
+        return EngineState(
+            problem=problem,
+            generation=told.get("generation"),
+            restarts=max(int(told.get("restarts") or 0), 0),
+            max_model_len=told.get("max_model_len"),
+            adapters={adapter["id"]: adapter for adapter in told.get("adapters") or ()},
+        )
