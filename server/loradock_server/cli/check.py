@@ -89,7 +89,8 @@ def _tell(path: Path, report: Report, output: Output) -> None:
     else:
         count = len(report.faults)
         output.say(Text(f"{count} {'fault' if count == 1 else 'faults'}: ", "bold red") + Text(str(path)))
-        output.say(fault_table(fault.as_dict() for fault in report.faults))
+        faults = (fault.as_dict() for fault in report.faults)
+        output.say(fault_table(faults, spaced=output.words.is_terminal))
     for warning in report.warnings:
         output.say(f"warning: {warning}")
     if report.ok:

@@ -64,9 +64,11 @@ class Output:
         if self.as_json:
             self.document(error.document)
             return
-        self.err.print(Text("error: ", "bold red") + Text(printable(error.message)), soft_wrap=True)
+        # A server's message may repeat its faults line by line; the table below says them better.
+        message = error.message.partition("\n")[0] if error.faults else error.message
+        self.err.print(Text("error: ", "bold red") + Text(printable(message)), soft_wrap=True)
         if error.faults:
-            self.err.print(fault_table(error.faults))
+            self.err.print(fault_table(error.faults, spaced=self.err.is_terminal))
         if error.fix:
             self.err.print(Text("fix: ", "bold") + Text(printable(error.fix)), soft_wrap=True)
 
@@ -98,13 +100,17 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     return drawn
 
 
-def fault_table(faults: Iterable[JsonObject]) -> Table:
-    """Every fault of an adapter with its code, where it is, the value, the limit and the fix."""
+def fault_table(faults: Iterable[JsonObject], *, spaced: bool) -> Table:
+    """Every fault of an adapter with its code, where it is, the value, the limit and the fix.
+
+    `spaced` puts an empty line between rows, which helps where cells fold.
+    """
     drawn = table(
         FAULT_COLUMNS,
         ((Text(cell(f.get("code")), "red"), *(f.get(c) for c in FAULT_COLUMNS[1:])) for f in faults),
     )
     drawn.columns[0].no_wrap = True
+    drawn.leading = int(spaced)
     return drawn
 
 

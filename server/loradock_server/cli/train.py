@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +12,13 @@ import typer
 from rich.text import Text
 
 from loradock_adapters.training.errors import DataError, RecipeError
+from loradock_adapters.training.losses import LossPoint
 from loradock_adapters.training.progress import ProgressBar
 from loradock_server.cli.errors import Unreadable
 from loradock_server.cli.home import base_folder, read_settings, require_base
 from loradock_server.cli.options import AsJson
 from loradock_server.cli.output import Output, answering, fields
+from loradock_server.cli.wording import NOTHING
 
 if TYPE_CHECKING:
     from loradock_adapters.training.run import TrainResult
@@ -50,7 +54,14 @@ def train(
         output.document(_document(result))
         output.say(
             Text("trained ", "bold green") + Text(result.name),
-            fields({"folder": result.folder, "took": f"{result.seconds:.0f} s"}),
+            fields(
+                {
+                    "folder": result.folder,
+                    "train loss": _course(result.losses.train),
+                    "held-out loss": _course(result.losses.held_out),
+                    "steps took": f"{result.seconds:.0f} s",
+                }
+            ),
         )
         output.hint(
             f"loradock adapters check {result.folder}",
@@ -76,5 +87,14 @@ def _run(recipe: Path, base: Path, out: Path, output: Output) -> TrainResult:
             raise Unreadable(str(error)) from error
 
 
+def _course(points: Sequence[LossPoint]) -> str:
+    return f"{points[0].loss:.3f} → {points[-1].loss:.3f}" if points else NOTHING
+
+
 def _document(result: TrainResult) -> dict[str, Any]:
-    return {"name": result.name, "folder": str(result.folder), "seconds": round(result.seconds, 1)}
+    return {
+        "name": result.name,
+        "folder": str(result.folder),
+        "seconds": round(result.seconds, 1),
+        "losses": asdict(result.losses),
+    }

@@ -172,3 +172,23 @@ def test_a_servers_no_is_exit_code_1_with_what_to_do(
     assert result.exit_code == 1
     assert "no, because" in result.stderr
     assert said in result.stderr
+
+
+def test_what_to_try_next_reads_the_key_from_where_the_server_left_it(
+    loradock: Callable[..., Result],
+    server: ScriptedServer,
+    home: Path,
+    adapter_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LORADOCK_URL")
+    monkeypatch.delenv("LORADOCK_API_KEY")
+    path = leave_server_file(home, {"url": server.url, "key": "ld-local"})
+    path.with_name("local.key").write_text("ld-local")
+    server.enqueue(201, {"id": "support-bot@1", "name": "support-bot"})
+
+    result = loradock("adapters", "register", "support-bot", str(adapter_folder))
+
+    assert server.history[0].headers["authorization"] == "Bearer ld-local"
+    assert f"Bearer $(cat {path.with_name('local.key')})" in result.stdout
+    assert "ld-local" not in result.output

@@ -1,0 +1,145 @@
+"""The client commands and the real gateway agree: real registry, store, checks and keys; no engine behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.registry import Registry
+from loradock_adapters.store import Store
+from loradock_server.gateway.app import create_app
+from loradock_server.settings import load_settings
+from tests.adapters.making import lora_config, write_adapter, write_base
+from tests.server.cli.scripted_server import running
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def gateway(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A running gateway that the commands find as they would on its own machine, by the file it leaves."""
+    monkeypatch.setenv("LORADOCK_SOURCE_ROOTS", str(tmp_path / "shared"))
+    settings = load_settings()
+    registry = Registry.open(settings.registry)
+    key = registry.keys.ensure_admin(None)
+    app = create_app(
+        settings, registry, Store(settings.store_root), BaseModel.read(write_base(tmp_path)), "engine-token"
+    )
+    with running(app) as url:
+        settings.run_dir.mkdir(parents=True)
+        file = settings.run_dir / "server.json"
+        file.touch(0o600)
+        file.write_text(json.dumps({"url": url, "key": key}))
+        yield url
+    registry.close()
+
+
+def said(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_an_adapter_is_registered_listed_shown_and_deleted(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    folder = str(write_adapter(tmp_path / "mine"))
+
+    first = said(loradock("adapters", "register", "support-bot", folder, "--json"))
+    again = said(loradock("adapters", "register", "support-bot", folder, "--json"))
+
+    assert (first["id"], first["created"], first["aliases"]) == ("support-bot@1", True, ["live"])
+    assert (again["id"], again["created"]) == ("support-bot@1", False)
+    (listed,) = said(loradock("adapters", "list", "--json"))["data"]
+    assert listed["aliases"] == {"live": 1}
+    assert loradock("adapters", "list").stdout.splitlines()[1].split()[:3] == ["support-bot", "1", "1"]
+    row = loradock("adapters", "show", "support-bot").stdout.splitlines()[-1].split()
+    assert row[:4] == ["1", "live", first["digest"][:12], "2"]
+    assert loradock("adapters", "delete", "support-bot", "--yes").exit_code == 0
+    gone = loradock("adapters", "show", "support-bot")
+    assert gone.exit_code == 1
+    assert "support-bot" in gone.stderr
+
+
+def test_a_new_version_becomes_live(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    for version, alpha in ((1, 4), (2, 8)):
+        folder = write_adapter(tmp_path / f"v{version}", config=lora_config(lora_alpha=alpha))
+        assert loradock("adapters", "register", "support-bot", str(folder)).exit_code == 0
+
+    lines = loradock("adapters", "show", "support-bot").stdout.splitlines()
+
+    assert [line.split()[:2] for line in lines[-2:]] == [["1", "-"], ["2", "live"]]
+
+
+def test_what_the_server_refuses_is_what_the_offline_check_refuses(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    folder = str(write_adapter(tmp_path / "bad", config=lora_config(rank=3, bias="all")))
+
+    offline = loradock("adapters", "check", folder, "--base", str(tmp_path / "tiny"), "--json")
+    online = loradock("adapters", "register", "support-bot", folder, "--json")
+
+    assert (offline.exit_code, online.exit_code) == (1, 1)
+    judged = [(fault["code"], fault["where"]) for fault in json.loads(offline.stdout)["faults"]]
+    refused = [(fault["code"], fault["where"]) for fault in json.loads(online.stdout)["error"]["faults"]]
+    assert judged == refused
+    assert len(judged) > 1
+
+
+def test_people_read_each_fault_once(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    folder = str(write_adapter(tmp_path / "bad", config=lora_config(bias="all")))
+
+    result = loradock("adapters", "register", "support-bot", folder)
+
+    (code,) = {
+        f["code"] for f in json.loads(loradock("adapters", "register", "x", folder, "--json").stdout)["error"]["faults"]
+    }
+    assert result.stderr.count(code) == 1
+    assert result.stderr.count("bias") <= 3
+
+
+def test_a_folder_on_the_server_needs_no_upload(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "shared" / "mine")
+
+    inside = loradock("adapters", "register", "support-bot", str(folder), "--on-server", "--json")
+    outside = loradock("adapters", "register", "support-bot", str(tmp_path), "--on-server")
+
+    assert said(inside)["id"] == "support-bot@1"
+    assert outside.exit_code == 1
+
+
+def test_keys_are_made_used_listed_and_revoked(loradock: Run, gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = said(loradock("keys", "create", "ops", "--scope", "admin", "--json"))
+    assert "ops" in loradock("keys", "list").stdout
+
+    with monkeypatch.context() as context:
+        context.setenv("LORADOCK_API_KEY", made["secret"])
+        assert said(loradock("adapters", "list", "--json"))["data"] == []
+    assert loradock("keys", "revoke", made["id"]).exit_code == 0
+    with monkeypatch.context() as context:
+        context.setenv("LORADOCK_API_KEY", made["secret"])
+        refused = loradock("adapters", "list")
+    assert refused.exit_code == 1
+    assert "LORADOCK_API_KEY" in refused.stderr
+
+
+def test_an_inference_key_may_not_manage(loradock: Run, gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = said(loradock("keys", "create", "my-app", "--json"))
+    monkeypatch.setenv("LORADOCK_API_KEY", made["secret"])
+
+    result = loradock("adapters", "list")
+
+    assert result.exit_code == 1
+    assert "admin" in result.stderr
+
+
+def test_an_adapter_over_the_servers_limit_is_refused_in_its_words(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    # The gateway was built with the default limits; a rank above them is the quickest way over one.
+    folder = write_adapter(tmp_path / "big", config=lora_config(rank=128))
+
+    result = loradock("adapters", "register", "support-bot", str(folder))
+
+    assert result.exit_code == 1
+    assert "128" in result.stderr
+    assert "64" in result.stderr
