@@ -1,6 +1,6 @@
-"""docs/cli.md, written from the help texts: `python -m loradock_server.cli.docs docs/cli.md`.
+"""docs/cli.md, written from the help texts: `python -m loradock_server.cli.docs` in the top folder of a checkout.
 
-Without a file name the page goes to stdout. It has no words of its own about any command.
+Another file may be named. It has no words of its own about any command.
 """
 
 from __future__ import annotations
@@ -75,11 +75,8 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the page to the file named first, or to stdout."""
-    if arguments:
-        Path(arguments[0]).write_text(page(), encoding="utf-8")
-    else:
-        sys.stdout.write(page())
+    """Write the page to the file named first, by default docs/cli.md below the current folder."""
+    Path(*(arguments[:1] or ["docs", "cli.md"])).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

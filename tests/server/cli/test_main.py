@@ -150,3 +150,13 @@ def _app() -> typer.Typer:
     found = script.load()
     assert isinstance(found, typer.Typer)
     return found
+
+
+def test_the_shell_completes_commands_that_are_not_imported_yet() -> None:
+    program = "from loradock_server.cli.main import app; app(prog_name='loradock')"
+    asked = {"_LORADOCK_COMPLETE": "complete_bash", "COMP_WORDS": "loradock adapters re", "COMP_CWORD": "2"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | asked, capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.split() == ["register"]

@@ -27,9 +27,9 @@ def test_without_a_base_model_it_says_how_to_get_one(loradock: Callable[..., Res
 def test_without_the_training_packages_it_names_the_extra(
     loradock: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("loradock_adapters.training.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "loradock_adapters.training.run", raising=False)
+    for name in ("datasets", "torch", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("")
 
