@@ -11,7 +11,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest requirements docs examples evaluate clean
+.PHONY: help venv serve test check test-fast test-long loadtest requirements docs evaluate clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

@@ -52,7 +52,7 @@ def gateway(home: Home = None, model: Model = None, host: Host = None, port: Por
     with answering(as_json=False):
         settings = read_settings(home=home, model=model, host=host, port=port)
         token = _require_token(settings)
-        from loradock_server.base import open_base
+        from loradock_server.cli.find_base import open_base
         from loradock_server.gateway.server import run_gateway
 
         base = open_base(settings)
@@ -65,7 +65,7 @@ def engine(home: Home = None, model: Model = None) -> None:
         settings = read_settings(home=home, model=model)
         token = _require_token(settings)
         _require_vllm()
-        from loradock_server.base import open_base
+        from loradock_server.cli.find_base import open_base
         from loradock_server.engine.launch import launch_order
         from loradock_server.engine.supervisor import Supervisor
 

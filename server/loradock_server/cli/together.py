@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loradock_server.base import open_base
 from loradock_server.cli.connection import KEY_FILE, SERVER_FILE, Connection
 from loradock_server.cli.errors import NotDone
+from loradock_server.cli.find_base import open_base
 from loradock_server.cli.greeting import Greeting, Steps, shown
 from loradock_server.engine.launch import launch_order
 from loradock_server.engine.supervisor import Supervisor

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import uvicorn
 
 from loradock_adapters.base_model import BaseModel
@@ -43,6 +44,7 @@ LAST_WORDS_SECONDS = 0.5
 def main() -> None:
     order = LaunchOrder.from_json(sys.stdin.readline())
     logging.basicConfig(level=order.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
     import uvloop
 
     uvloop.run(run(order))

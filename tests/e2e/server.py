@@ -1,0 +1,149 @@
+"""A real `loradock serve` in a process of its own: real gateway, real vLLM, a home folder that is thrown away."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "adapters/examples"
+LORADOCK = Path(sys.executable).with_name("loradock")
+START_SECONDS = 240
+
+
+class Server:
+    """A running server; `home` holds its state and logs."""
+
+    def __init__(self, home: Path, process: subprocess.Popen[bytes], output: Path, env: dict[str, str]) -> None:
+        self.home = home
+        self.process = process
+        self.output = output
+        self.env = env
+        self.url = ""
+        self.key = ""
+
+    def wait_until_ready(self, timeout_seconds: float = START_SECONDS) -> None:
+        """Return once /readyz is 200; says what the server printed when it never is."""
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            if not self.url:
+                self._find()
+            if self.url and self.ready():
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"the server is not ready:\n{self.printed()}\n{self.engine_log()[-4000:]}")
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _find(self) -> None:
+        try:
+            found = json.loads((self.home / "run/server.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return
+        self.url, self.key = found["url"], found["key"]
+
+    def printed(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def engine_log(self) -> str:
+        path = self.home / "logs/engine.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, **options)
+
+    def async_client(self, **options: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, **options)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(
+            self.url + path, headers={"authorization": f"Bearer {self.key}"}, trust_env=False, timeout=30
+        )
+
+    def loradock(self, *args: str) -> Any:
+        """Run the command line on this machine, as its operator would; returns the JSON it prints."""
+        done = subprocess.run(
+            [LORADOCK, *args, "--json"], env=self.env, cwd=self.home, capture_output=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+        return json.loads(done.stdout)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels; 0 when there are none."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        total = 0.0
+        for family in text_string_to_metric_families(self.get("/metrics").text):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    total += sample.value
+        return total
+
+    def engine_processes(self) -> dict[str, psutil.Process]:
+        """vLLM's processes by role: api, core, worker."""
+        found = {}
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            line = " ".join(child.cmdline())
+            # vLLM renames its processes; the title stands in the command line.
+            if "EngineCore" in line:
+                found["core"] = child
+            elif "Worker" in line:
+                found["worker"] = child
+            elif "loradock_server.engine.process" in line or "APIServer" in line:
+                found["api"] = child
+        return found
+
+    def stop(self, timeout_seconds: float = 60.0) -> int:
+        """SIGTERM, as an operator or a container would; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def run_server(base: Path, *flags: str, **variables: str) -> Iterator[Server]:
+    """Start a server on a free port, wait until it is ready, stop it at the end."""
+    home = Path(tempfile.mkdtemp(prefix="loradock-e2e-"))
+    output = home / "printed.log"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LORADOCK_")}
+    env |= {"LORADOCK_HOME": str(home), "LORADOCK_PORT": "0", "LORADOCK_MODEL": str(base), **variables}
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            [LORADOCK, "serve", *flags], env=env, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+    server = Server(home, process, output, env)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        if process.poll() is None:
+            server.stop()
+        shutil.rmtree(home, ignore_errors=True)
