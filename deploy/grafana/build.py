@@ -51,8 +51,7 @@ def quantiles(metric: str, *, by: str = "adapter") -> tuple[Query, ...]:
     """Median and 95th percentile of a histogram for the selected adapters."""
     return tuple(
         Query(
-            f"histogram_quantile({share}, sum by ({by}, le) "
-            f"(rate({metric}_bucket{{{SELECTED}}}[$__rate_interval])))",
+            f"histogram_quantile({share}, sum by ({by}, le) (rate({metric}_bucket{{{SELECTED}}}[$__rate_interval])))",
             f"{{{{{by}}}}} {label}",
         )
         for share, label in ((0.5, "p50"), (0.95, "p95"))
@@ -162,8 +161,7 @@ NOW = (
         "Resident adapters",
         (
             Query(
-                f"count(count by (adapter, version) (loradock_adapter_resident{{{SELECTED}}} > 0))"
-                " or on () vector(0)"
+                f"count(count by (adapter, version) (loradock_adapter_resident{{{SELECTED}}} > 0)) or on () vector(0)"
             ),
         ),
         "Adapter versions the engine holds, in any tier.",
@@ -431,9 +429,7 @@ def draw(panel: Panel, number: int, place: Json) -> Json:
         "description": panel.about,
         "datasource": DATASOURCE,
         "gridPos": place,
-        "interval": "30s"
-        if panel.kind == "bars"
-        else None,  # bars count events per interval: long enough to see
+        "interval": "30s" if panel.kind == "bars" else None,  # bars count events per interval: long enough to see
         "targets": [
             {
                 "refId": chr(ord("A") + index),

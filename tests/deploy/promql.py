@@ -77,13 +77,14 @@ def panel_queries(dashboard: Path = DASHBOARD) -> list[PanelQuery]:
     return list(walk(json.loads(dashboard.read_text(encoding="utf-8"))["panels"]))
 
 
-def rule_queries(rules: Path = RULES) -> list[PanelQuery]:
-    """Every expression of the rules file; most alerts rightly come back empty when all is well."""
+def rule_queries(rules: Path = RULES, *, alerts: bool = False) -> list[PanelQuery]:
+    """Every recording rule, with `alerts` those too: they rightly come back empty while all is well."""
     groups = yaml.safe_load(rules.read_text(encoding="utf-8"))["groups"]
     return [
         PanelQuery(rule.get("alert") or rule["record"], "A", rule["expr"])
         for group in groups
         for rule in group["rules"]
+        if alerts or "record" in rule
     ]
 
 
@@ -159,9 +160,7 @@ def _recorded(name: str) -> bool:
 
 def _families(name: str) -> set[str]:
     """The names a sample's TYPE line may have: the text format keeps _total, OpenMetrics drops it."""
-    return {name} | {
-        name.removesuffix(s) for s in ("_bucket", "_sum", "_count", "_total") if name.endswith(s)
-    }
+    return {name} | {name.removesuffix(s) for s in ("_bucket", "_sum", "_count", "_total") if name.endswith(s)}
 
 
 def _get(prometheus: str, call: str, parameters: Mapping[str, str]) -> Any:

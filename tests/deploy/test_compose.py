@@ -17,7 +17,6 @@ FILLED = {
     "LORADOCK_ADMIN_KEY": "ld-made-up-for-this-test-0123456789abcdef",
     "LORADOCK_ENGINE_TOKEN": "0123456789abcdef0123456789abcdef",
     "GRAFANA_ADMIN_PASSWORD": "made-up-for-this-test",
-    "TORCH_CPU_INDEX": "https://wheels.example/cpu",
 }
 OUR_SERVICES = ("gateway", "engine", "base")
 
@@ -139,9 +138,7 @@ def test_the_commands_are_ones_the_cli_has(stack: dict[str, Any]) -> None:
 
 
 def test_telemetry_goes_to_the_collectors_receiver(stack: dict[str, Any]) -> None:
-    receiver = yaml.safe_load((compose.DEPLOY / "otel-collector/config.yaml").read_text())["receivers"][
-        "otlp"
-    ]
+    receiver = yaml.safe_load((compose.DEPLOY / "otel-collector/config.yaml").read_text())["receivers"]["otlp"]
     port = receiver["protocols"]["http"]["endpoint"].rsplit(":", 1)[1]
     for name in ("gateway", "engine"):
         environment = stack[name]["environment"]

@@ -65,9 +65,7 @@ def test_an_unknown_variable_is_refused_by_name() -> None:
 
 
 def test_names_are_found_under_ranges_offsets_and_fallbacks() -> None:
-    names = promql.metric_names(
-        'sum(a{b="c"} unless a offset 5m or increase(d[5m])) / clamp_min(e, 1) or vector(0)'
-    )
+    names = promql.metric_names('sum(a{b="c"} unless a offset 5m or increase(d[5m])) / clamp_min(e, 1) or vector(0)')
     assert names == {"a", "d", "e"}
 
 
@@ -163,12 +161,21 @@ def used() -> Iterator[tuple[App, Prometheus]]:
 
 def test_no_query_is_empty_on_a_freshly_used_server(used: tuple[App, Prometheus]) -> None:
     _, prometheus = used
-    assert [(a.query.panel, a.expr) for a in promql.empty_queries(prometheus.url)] == []
+    queries = promql.panel_queries() + promql.rule_queries()
+    assert [(a.query.panel, a.expr) for a in promql.empty_queries(prometheus.url, queries)] == []
+
+
+def test_no_alert_holds_while_all_is_well(used: tuple[App, Prometheus]) -> None:
+    _, prometheus = used
+    names = [query.panel for query in promql.rule_queries(alerts=True)]
+    alerts = [q for q in promql.rule_queries(alerts=True) if q.panel.startswith("LoraDock")]
+    assert len(alerts) == len(names) - len(promql.rule_queries()) > 5
+    assert promql.empty_queries(prometheus.url, alerts) == promql.ask_all(prometheus.url, alerts)
 
 
 def test_every_metric_the_dashboard_and_the_rules_name_is_announced(used: tuple[App, Prometheus]) -> None:
     _, prometheus = used
-    queries = promql.panel_queries() + promql.rule_queries()
+    queries = promql.panel_queries() + promql.rule_queries(alerts=True)
     assert promql.unknown_metrics(prometheus.url, queries) == []
 
 
@@ -191,9 +198,7 @@ def test_the_panels_show_what_happened(used: tuple[App, Prometheus]) -> None:
     assert answers["EngineA"] == [({}, 1.0)]
     assert answers["Server errorsA"] == [({}, 0.0)]
     assert answers["Resident adaptersA"] == [({}, 2.0)]
-    assert dict((s["adapter"], v) for s, v in answers["Cold loads by adapterA"]) == dict.fromkeys(
-        ADAPTERS, 1.0
-    )
+    assert dict((s["adapter"], v) for s, v in answers["Cold loads by adapterA"]) == dict.fromkeys(ADAPTERS, 1.0)
     assert answers["EvictionsA"] == [({}, 0.0)]
     for labels, seconds in answers["Time to first tokenB"]:
         assert labels["adapter"] in ADAPTERS

@@ -82,9 +82,7 @@ def test_prometheus_scrapes_the_gateway_where_compose_runs_it() -> None:
     assert targets["loradock"] == [f"gateway:{services['gateway']['environment']['LORADOCK_PORT']}"]
     for job, (target,) in targets.items():
         host, _, port = target.partition(":")
-        service = (
-            services[job if job in services else host] if host != "localhost" else services["prometheus"]
-        )
+        service = services[job if job in services else host] if host != "localhost" else services["prometheus"]
         assert port in str(service.get("ports", "")) + str(service.get("expose", "")), job
 
 

@@ -31,7 +31,7 @@ class Result:
 
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     monkeypatch.setenv("LORADOCK_API_KEY", KEY)
     monkeypatch.delenv("LORADOCK_URL", raising=False)
 
@@ -60,9 +60,9 @@ def test_two_adapters_of_different_speed_are_told_apart(load: Callable[..., Resu
     assert result.status == 0
     assert rows["fast"]["requests"] + rows["slow"]["requests"] == 20
     assert 0.01 <= rows["fast"]["ttft_seconds"]["p50"] < 0.1
-    assert 0.12 <= rows["slow"]["ttft_seconds"]["p50"] < 0.25
-    assert 0.005 <= rows["fast"]["tpot_seconds"]["p50"] < 0.025
-    assert 0.03 <= rows["slow"]["tpot_seconds"]["p50"] < 0.06
+    assert 0.12 <= rows["slow"]["ttft_seconds"]["p50"] < 0.5
+    assert 0.005 <= rows["fast"]["tpot_seconds"]["p50"] < 0.03
+    assert 0.03 <= rows["slow"]["tpot_seconds"]["p50"] < 0.2
     assert result.report["total"]["errors"] == 0
 
 
@@ -80,16 +80,16 @@ def test_a_closed_loop_keeps_exactly_so_many_under_way(load: Callable[..., Resul
 
 
 def test_an_open_loop_sends_on_time_although_answers_take_longer(load: Callable[..., Result]) -> None:
-    result = load({"bot": Script(ttft=0.4)}, "--requests", "8", "--rate", "40", "--arrival", "constant", "--no-warm-up")
+    result = load({"bot": Script(ttft=0.8)}, "--requests", "8", "--rate", "40", "--arrival", "constant", "--no-warm-up")
     arrivals = [seen.arrived for seen in result.server.asked("bot")]
     assert result.server.peak == 8  # all under way before the first answer
-    assert 7 / 40 <= arrivals[-1] - arrivals[0] < 0.39
+    assert 6 / 40 < arrivals[-1] - arrivals[0] < 0.8
 
 
 def test_a_duration_ends_the_sending_and_waits_for_what_is_under_way(load: Callable[..., Result]) -> None:
-    result = load({"bot": Script(ttft=0.2)}, "--duration", "0.3", "--concurrency", "2")
+    result = load({"bot": Script(ttft=0.3)}, "--duration", "0.5", "--concurrency", "2")
     assert result.report["total"]["requests"] == 4  # two rounds of two: the second began before the end
-    assert result.report["wall_seconds"] >= 0.4
+    assert result.report["wall_seconds"] >= 0.6
     assert result.report["cut_short"] == 0
 
 
