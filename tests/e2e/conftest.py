@@ -8,7 +8,6 @@ import pytest
 
 from loradock_adapters.base_fetch import fetch
 from loradock_adapters.base_model import BaseModel
-
 from tests.e2e.otlp import Receiver, run_receiver
 from tests.e2e.server import EXAMPLES, ROOT, Server, run_server
 
@@ -36,4 +35,3 @@ def server(base: BaseModel, traces: Receiver) -> Iterator[Server]:
         OTEL_BSP_SCHEDULE_DELAY="200",
     ) as running:
         yield running
-

@@ -16,7 +16,13 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 def make_loud(
-    folder: Path, base: BaseModel, seed: int, *, rank: int = 8, targets: Iterable[str] = ALL_LINEAR, strength: float = 0.05
+    folder: Path,
+    base: BaseModel,
+    seed: int,
+    *,
+    rank: int = 8,
+    targets: Iterable[str] = ALL_LINEAR,
+    strength: float = 0.05,
 ) -> Path:
     """Write a PEFT folder with random A and B for every module of `base` that `targets` names."""
     targets = list(targets)

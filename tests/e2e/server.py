@@ -76,9 +76,7 @@ class Server:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, **options)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(
-            self.url + path, headers={"authorization": f"Bearer {self.key}"}, trust_env=False, timeout=30
-        )
+        return httpx.get(self.url + path, headers={"authorization": f"Bearer {self.key}"}, trust_env=False, timeout=30)
 
     def loradock(self, *args: str) -> Any:
         """Run the command line on this machine, as its operator would; returns the JSON it prints."""
@@ -137,7 +135,12 @@ def run_server(base: Path, *flags: str, **variables: str) -> Iterator[Server]:
     env |= {"LORADOCK_HOME": str(home), "LORADOCK_PORT": "0", "LORADOCK_MODEL": str(base), **variables}
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            [LORADOCK, "serve", *flags], env=env, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            [LORADOCK, "serve", *flags],
+            env=env,
+            cwd=ROOT,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
         )
     server = Server(home, process, output, env)
     try:

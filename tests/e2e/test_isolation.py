@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from loradock_adapters.base_model import BaseModel
@@ -34,8 +35,8 @@ def exact(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield server
 
 
-async def ask(server: Server, model: str, turn: int = 0) -> Answer:
-    done = await server.async_client().completions.create(
+async def ask(client: openai.AsyncOpenAI, model: str, turn: int = 0) -> Answer:
+    done = await client.completions.create(
         model=model, prompt=f"Once upon a time, {model} and {turn}", max_tokens=16, temperature=0, logprobs=0
     )
     choice = done.choices[0]
@@ -52,13 +53,15 @@ def test_the_base_beside_eight_loud_adapters_is_answered_as_if_each_were_alone(e
     models = [base.name, *LOUD]
 
     async def alone() -> dict[tuple[str, int], Answer]:
-        return {(model, turn): await ask(exact, model, turn) for model in models for turn in range(2)}
+        async with exact.async_client() as client:
+            return {(model, turn): await ask(client, model, turn) for model in models for turn in range(2)}
 
     async def together() -> dict[tuple[str, int], Answer]:
         # Base requests between adapter requests, so that they are neighbours in every batch.
         keys = [(model, turn) for turn in range(2) for name in LOUD for model in (base.name, name)]
         keys = list(dict.fromkeys(keys))
-        return dict(zip(keys, await asyncio.gather(*(ask(exact, *key) for key in keys)), strict=True))
+        async with exact.async_client() as client:
+            return dict(zip(keys, await asyncio.gather(*(ask(client, *key) for key in keys)), strict=True))
 
     expected = asyncio.run(alone())
     for _ in range(2):
@@ -68,26 +71,21 @@ def test_the_base_beside_eight_loud_adapters_is_answered_as_if_each_were_alone(e
 
 
 def test_the_adapters_are_loud_enough_for_a_mix_up_to_show(exact: Server, base: BaseModel) -> None:
-    async def same_prompt(model: str) -> str:
-        done = await exact.async_client().completions.create(
-            model=model, prompt="Once upon a time", max_tokens=16, temperature=0
-        )
-        return done.choices[0].text
-
-    async def all_of_them() -> list[str]:
-        return [await same_prompt(model) for model in (base.name, *LOUD)]
-
-    answers = asyncio.run(all_of_them())
+    client = exact.client()
+    answers = [
+        client.completions.create(model=model, prompt="Once upon a time", max_tokens=16, temperature=0).choices[0].text
+        for model in (base.name, *LOUD)
+    ]
     assert len(set(answers)) == len(answers)
 
 
 def test_a_base_request_after_adapters_were_unloaded_finds_nothing_of_them(exact: Server, base: BaseModel) -> None:
-    before = asyncio.run(ask(exact, base.name, 7))
+    async def beside(others: list[str]) -> Answer:
+        async with exact.async_client() as client:
+            return (await asyncio.gather(ask(client, base.name, 7), *(ask(client, name) for name in others)))[0]
+
+    before = asyncio.run(beside([]))
     exact.loradock("adapters", "delete", LOUD[7], "--yes")
-
-    async def mixed() -> list[Answer]:
-        return await asyncio.gather(ask(exact, base.name, 7), *(ask(exact, name) for name in LOUD[:6]))
-
-    after = asyncio.run(mixed())[0]
+    after = asyncio.run(beside(LOUD[:6]))
     assert after[0] == before[0]
     assert distance(after, before) < TOLERANCE

@@ -1,0 +1,126 @@
+"""The private names of vLLM that we lean on: there, with the parameters we use. Says which one moved.
+
+Needs vLLM (the cpu or cuda extra) but starts no engine.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+from loradock_server.engine import vllm_compat
+from loradock_server.engine.launch import LaunchOrder, vllm_flags
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_this_vllm_is_one_we_have_proved_ourselves_on() -> None:
+    assert vllm_compat.version_warning() is None
+
+
+def test_an_unproved_version_is_said_with_the_known_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm.__version__", "0.99.0")
+    assert vllm_compat.version_warning() == (
+        "vLLM 0.99.0 is not a version this engine is tested with (known good: 0.32.*)"
+    )
+
+
+def test_the_launcher_functions_take_what_we_give_them() -> None:
+    assert parameters(vllm_compat.build_app)[:3] == ["args", "supported_tasks", "model_config"]
+    assert parameters(vllm_compat.init_app_state)[:4] == ["engine_client", "state", "args", "supported_tasks"]
+    assert parameters(vllm_compat.build_async_engine_client)[0] == "args"
+
+
+def test_the_hooks_we_replace_have_the_shape_we_know() -> None:
+    processor = vllm_compat.OutputProcessor
+    assert parameters(processor.add_request)[:2] == ["self", "request"]
+    assert parameters(processor._update_stats_from_finished) == [
+        "self",
+        "req_state",
+        "finish_reason",
+        "iteration_stats",
+    ]
+    assert parameters(processor.do_tracing) == ["self", "engine_core_output", "req_state", "iteration_stats"]
+    assert parameters(vllm_compat.LoRAModelManager.activate_adapter)[:2] == ["self", "lora_id"]
+
+
+def test_the_wrapper_that_we_replace_has_the_methods_we_override() -> None:
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    from loradock_server.engine.kernels.punica import SegmentedPunica
+
+    ours = {name for name in vars(SegmentedPunica) if name.startswith(("add_", "update_", "apply_"))}
+    assert ours <= set(dir(PunicaWrapperCPU))
+    assert parameters(PunicaWrapperCPU.add_lora_linear)[1:7] == [
+        "y",
+        "x",
+        "lora_a_stacked",
+        "lora_b_stacked",
+        "scale",
+        "output_slices",
+    ]
+
+
+def test_the_plugin_puts_our_kernels_in_place_on_cpu_and_steps_aside_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from loradock_server.engine.plugin import register
+
+    called: list[bool] = []
+    monkeypatch.setattr(vllm_compat, "use_segmented_kernels", lambda: called.append(True))
+    monkeypatch.setattr(vllm_compat, "on_cpu", lambda: False)
+    register()
+    assert called == []
+    monkeypatch.setattr(vllm_compat, "on_cpu", lambda: True)
+    register()
+    assert called == [True]
+
+
+def test_every_flag_we_pass_is_one_that_vllms_parser_knows(order: LaunchOrder) -> None:
+    parser = vllm_compat.make_arg_parser(vllm_compat.FlexibleArgumentParser())
+    args = parser.parse_args(list(vllm_flags(order, on_cpu=True, trace_endpoint="http://c:4318/v1/traces")))
+    assert args.enable_lora
+    assert args.lora_target_modules == ["q_proj", "up_proj"]
+    assert args.max_lora_rank == 16
+    assert args.max_cpu_loras == 4
+    assert args.kv_cache_memory_bytes == 1 << 20
+    assert args.otlp_traces_endpoint == "http://c:4318/v1/traces"
+    assert args.served_model_name == ["base"]
+
+
+def test_further_flags_of_the_operator_come_last_and_win(order: LaunchOrder) -> None:
+    parser = vllm_compat.make_arg_parser(vllm_compat.FlexibleArgumentParser())
+    args = parser.parse_args(list(vllm_flags(order, on_cpu=True, trace_endpoint=None)))
+    assert args.seed == 7
+
+
+@pytest.fixture
+def order() -> LaunchOrder:
+    return LaunchOrder(
+        address="unix:/s",
+        token="t",
+        generation="g",
+        restarts=0,
+        model="/m",
+        served_name="base",
+        base_digest="d",
+        target_modules=("q_proj", "up_proj"),
+        store_root="/store",
+        max_loras=4,
+        max_cpu_loras=2,
+        max_rank=12,
+        max_adapter_bytes=1,
+        max_model_len=64,
+        dtype="auto",
+        kv_cache_bytes=1 << 20,
+        drain_timeout=1,
+        metrics_adapter_limit=1,
+        log_level="info",
+        engine_args=("--seed=7",),
+    )
