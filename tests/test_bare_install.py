@@ -40,9 +40,7 @@ print(*[name for name in sys.argv[2:] if name in sys.modules])
 
 @pytest.mark.parametrize("module", LIGHT_MODULES)
 def test_importing_it_loads_no_heavy_library(module: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, module, *HEAVY], capture_output=True, text=True, check=False
-    )
+    ran = subprocess.run([sys.executable, "-c", PROGRAM, module, *HEAVY], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == []
 

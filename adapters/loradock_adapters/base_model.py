@@ -65,9 +65,7 @@ class BaseModel:
         record = _json(folder / RECORD_FILE) if (folder / RECORD_FILE).exists() else {}
         modules = dict(_linear_modules(folder))
         if not modules:
-            raise BaseModelError(
-                f"{folder} holds no linear layers in its safetensors files; give a language model"
-            )
+            raise BaseModelError(f"{folder} holds no linear layers in its safetensors files; give a language model")
         text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
         architectures = config.get("architectures")
         return cls(
@@ -83,9 +81,7 @@ class BaseModel:
 
 def base_files(folder: Path) -> tuple[str, ...]:
     """The files that make a base model: all in the folder but hidden ones and our own record, sorted."""
-    return tuple(
-        sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != RECORD_FILE and p.name[0] != ".")
-    )
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != RECORD_FILE and p.name[0] != "."))
 
 
 def base_digest(folder: Path) -> str:
@@ -127,9 +123,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX_FILE).exists():
         return [folder / SINGLE_FILE]
     shards = _json(folder / INDEX_FILE).get("weight_map")
-    if not isinstance(shards, dict) or not all(
-        isinstance(s, str) and Path(s).name == s for s in shards.values()
-    ):
+    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
         raise BaseModelError(f"{folder / INDEX_FILE} has no weight_map of plain file names")
     return [folder / name for name in sorted(set(shards.values()))]
 
@@ -143,15 +137,11 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return parse_object(read_capped(path, MAX_JSON_BYTES))
     except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"{path} cannot be read: {error}; give a folder as transformers saves it"
-        ) from error
+        raise BaseModelError(f"{path} cannot be read: {error}; give a folder as transformers saves it") from error
 
 
 def _whole(config: Any, field: str, folder: Path) -> int:
     value = config.get(field)
     if type(value) is not int or value < 1:
-        raise BaseModelError(
-            f"{folder / 'config.json'}: {field} is {value!r}; it must be a positive whole number"
-        )
+        raise BaseModelError(f"{folder / 'config.json'}: {field} is {value!r}; it must be a positive whole number")
     return value

@@ -58,9 +58,7 @@ def check_adapter(folder: Path, base: BaseModel | None, limits: Limits | None = 
     if base is None:
         findings.warn("no base model given: names and shapes were not compared with one")
     elif _other_base(facts.base_name, base):
-        findings.warn(
-            f"the adapter names the base model {shortened(facts.base_name)!r}, this is {base.name!r}"
-        )
+        findings.warn(f"the adapter names the base model {shortened(facts.base_name)!r}, this is {base.name!r}")
     # 3. The tensors
     pairs: Pairs = {}
     if WEIGHTS_FILE in files:
@@ -82,9 +80,7 @@ def _check_files(files: tuple[str, ...], ignored: tuple[str, ...], findings: Fin
                 "pickle" if pickled else "missing_file",
                 name,
                 f"there is only {pickled[0]}" if pickled else "the file is missing",
-                "weights are read from safetensors only, pickles can run code"
-                if pickled
-                else "it is required",
+                "weights are read from safetensors only, pickles can run code" if pickled else "it is required",
                 "save the adapter with PEFT's save_pretrained",
             )
     if ignored:
@@ -109,10 +105,7 @@ def _config(folder: Path, files: tuple[str, ...], limits: Limits, findings: Find
 
 def _other_base(named: str, base: BaseModel) -> bool:
     # Hubs, mirrors and local copies differ in everything but the last part of the name.
-    return (
-        bool(named)
-        and named.rstrip("/").rpartition("/")[2].casefold() != base.name.rpartition("/")[2].casefold()
-    )
+    return bool(named) and named.rstrip("/").rpartition("/")[2].casefold() != base.name.rpartition("/")[2].casefold()
 
 
 def _unreadable(error: AdapterUnreadable, findings: Findings) -> None:

@@ -48,9 +48,7 @@ _UNSUPPORTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 # rank_pattern and alpha_pattern keys are regular expressions that the engine runs. Names, dots, anchors,
 # classes and a few plain quantifiers are what people write; what could run for ever is refused.
-_SAFE_PATTERN = re.compile(
-    r"\^?(?:[A-Za-z0-9_.|$-]|\\[.d]|\[[A-Za-z0-9_-]+\]|\([A-Za-z0-9_.|]+\)(?![*+?{])|[*+?])+"
-)
+_SAFE_PATTERN = re.compile(r"\^?(?:[A-Za-z0-9_.|$-]|\\[.d]|\[[A-Za-z0-9_-]+\]|\([A-Za-z0-9_.|]+\)(?![*+?{])|[*+?])+")
 _MAX_PATTERN = 256
 _MAX_PATTERNS = 2048
 _MAX_QUANTIFIERS = 3
@@ -178,9 +176,7 @@ def _rank_pattern(config: Mapping[str, Any], findings: Findings) -> tuple[tuple[
 def _pattern(config: Mapping[str, Any], name: str, findings: Findings) -> dict[str, Any]:
     value = config.get(name) or {}
     if not isinstance(value, dict):
-        findings.fault(
-            "config_value", CONFIG_FILE, f"{name} is {_json(value)}", "it must be an object", "leave it out"
-        )
+        findings.fault("config_value", CONFIG_FILE, f"{name} is {_json(value)}", "it must be an object", "leave it out")
         return {}
     if len(value) > _MAX_PATTERNS:
         findings.fault(

@@ -57,9 +57,7 @@ def check_numbers(file: TensorFile, pairs: Pairs, findings: Findings) -> None:
             try:
                 values = file.read(info.name)
             except AdapterUnreadable as error:
-                findings.fault(
-                    "unreadable", WEIGHTS_FILE, str(error), "every tensor must be readable", _AS_SAVED
-                )
+                findings.fault("unreadable", WEIGHTS_FILE, str(error), "every tensor must be readable", _AS_SAVED)
                 return
             finite = np.isfinite(values)
             if not finite.all():
@@ -105,9 +103,7 @@ def _module_of(info: TensorInfo, findings: Findings) -> tuple[str, str] | None:
         )
         return None
     if info.dtype not in DTYPES:
-        findings.fault(
-            "dtype", where, f"type {info.dtype}", f"{', '.join(DTYPES)} can be served", "convert it"
-        )
+        findings.fault("dtype", where, f"type {info.dtype}", f"{', '.join(DTYPES)} can be served", "convert it")
     return info.name[len(PREFIX) : -len(".lora_A.weight")], side
 
 
@@ -124,9 +120,7 @@ def _check_pair(module: str, pair: Mapping[str, TensorInfo], facts: LoraFacts, f
     expected = facts.rank_of(module)
     for side, info in pair.items():
         if len(info.shape) != 2:
-            findings.fault(
-                "shape", f"{WEIGHTS_FILE}: {info.name}", f"shape {info.shape}", "two dimensions", _AS_SAVED
-            )
+            findings.fault("shape", f"{WEIGHTS_FILE}: {info.name}", f"shape {info.shape}", "two dimensions", _AS_SAVED)
         elif expected and (rank := info.shape[0 if side == "A" else 1]) != expected:
             findings.fault(
                 "rank_mismatch",
@@ -137,17 +131,14 @@ def _check_pair(module: str, pair: Mapping[str, TensorInfo], facts: LoraFacts, f
             )
 
 
-def _check_against_base(
-    module: str, pair: Mapping[str, TensorInfo], base: BaseModel, findings: Findings
-) -> None:
+def _check_against_base(module: str, pair: Mapping[str, TensorInfo], base: BaseModel, findings: Findings) -> None:
     shape = base.modules.get(module)
     if shape is None:
         findings.fault(
             "unknown_module",
             f"{WEIGHTS_FILE}: {module}",
             "the base model has no such linear module",
-            f"the base model is {base.name}"
-            + ("" if findings.full("unknown_module") else _nearest(module, base)),
+            f"the base model is {base.name}" + ("" if findings.full("unknown_module") else _nearest(module, base)),
             _OTHER_BASE,
         )
         return
@@ -183,8 +174,7 @@ def _check_targets(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, findi
             findings.fault(
                 "missing_tensors",
                 f"{CONFIG_FILE}: target_modules",
-                f"{target} has tensors for {len(trained)} modules"
-                + (f", none for {missing[0]}" if missing else ""),
+                f"{target} has tensors for {len(trained)} modules" + (f", none for {missing[0]}" if missing else ""),
                 f"{base.name} has {len(possible)}" if base is not None else "at least one",
                 "the weights file is incomplete: save the adapter again",
             )

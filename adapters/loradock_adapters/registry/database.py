@@ -6,6 +6,7 @@ readers see one consistent snapshot, writers go one after the other.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from loradock_adapters.registry.tables import StateRow
 
 BUSY_TIMEOUT_SECONDS = 15
 _MIGRATION_LOCK = 0x10AD0C  # any number, as long as every LoRADock uses the same
+_migrating = threading.Lock()  # Alembic keeps the migration that runs in module globals
 
 
 class Database:
@@ -80,7 +82,7 @@ class Database:
 
     def _migrate(self, connection: Connection) -> None:
         # All in one transaction under one lock, so two servers that start together do not trip each other.
-        with connection.begin():
+        with _migrating, connection.begin():
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             config = Config()
@@ -119,9 +121,7 @@ def _registry_errors() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise RegistryError(
-            f"the registry's database failed: {getattr(error, 'orig', None) or error}"
-        ) from error
+        raise RegistryError(f"the registry's database failed: {getattr(error, 'orig', None) or error}") from error
 
 
 def _shown(url: str) -> str:

@@ -116,9 +116,7 @@ class KeyTable:
                 return record
             active = session.scalars(select(KeyRow).where(KeyRow.revoked_at.is_(None), KeyRow.id != id))
             if ADMIN in row.scopes and not any(ADMIN in other.scopes for other in active):
-                raise RegistryError(
-                    f"key {id!r} is the last admin key; create another one before revoking it"
-                )
+                raise RegistryError(f"key {id!r} is the last admin key; create another one before revoking it")
             row.revoked_at = datetime.now(UTC)
         return _record(row)
 

@@ -100,9 +100,7 @@ class VersionRow(Table):
 
 class AliasRow(Table):
     __tablename__ = "adapter_aliases"
-    __table_args__ = (
-        ForeignKeyConstraint(["name", "version"], ["adapter_versions.name", "adapter_versions.number"]),
-    )
+    __table_args__ = (ForeignKeyConstraint(["name", "version"], ["adapter_versions.name", "adapter_versions.number"]),)
 
     name: Mapped[str] = mapped_column(primary_key=True)
     alias: Mapped[str] = mapped_column(String(63), primary_key=True)

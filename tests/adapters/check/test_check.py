@@ -75,6 +75,7 @@ def test_a_feature_the_engine_does_not_have_is_refused(tmp_path: Path, base: Bas
         {"lora_dropout": 0.1, "peft_version": "0.21.2", "some_future_note": "x"},
         {"target_modules": r".*\.(q|v|down)_proj"},
         {"alpha_pattern": {"q_proj": 16}},
+        {"rank_pattern": {"layers": 7, "q_pro": 7, "proj": 7}},  # patterns fit whole names at the end, none here
         {"modules_to_save": None, "use_dora": False, "loftq_config": {}, "bias": "none"},
     ],
 )

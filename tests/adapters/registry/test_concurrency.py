@@ -98,18 +98,37 @@ def test_a_catalogue_taken_while_others_write_is_consistent_in_itself(tmp_path: 
     reader.close()
 
 
-OPEN = "import sys; from loradock_adapters.registry import Registry; print(Registry.open(sys.argv[1]).revision())"
+OPEN = """
+import sys
+from loradock_adapters.registry import Registry
+print("ready", flush=True)
+sys.stdin.readline()
+print(*[Registry.open(url).revision() for url in sys.argv[1:]])
+"""
 
 
-def test_processes_that_start_together_on_a_new_file_all_get_in(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/registry.db"
-    starting = [
-        subprocess.Popen([sys.executable, "-c", OPEN, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_processes_that_start_together_on_new_files_all_get_in(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path}/{number}.db" for number in range(6)]
+    command = [sys.executable, "-c", OPEN, *urls]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    ended = [process.communicate(timeout=120) for process in starting]
-    assert [process.returncode for process in starting] == [0] * 4, ended
-    assert [out.strip() for out, _ in ended] == ["0"] * 4
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [(process.returncode, out) for process, (out, _) in zip(processes, ended, strict=True)] == [
+        (0, "0 0 0 0 0 0\n")
+    ] * 4, ended
+
+
+def test_threads_may_open_different_new_files_at_once(tmp_path: Path) -> None:
+    at_once(6, lambda index: Registry.open(f"sqlite:///{tmp_path}/{index}.db").close())
 
 
 def test_one_admin_key_is_made_however_many_start_at_once(tmp_path: Path) -> None:
