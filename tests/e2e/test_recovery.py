@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from loradock_adapters.base_model import BaseModel
@@ -87,6 +88,7 @@ def test_a_killed_engine_process_ends_requests_cleanly_and_is_replaced(mortal: S
 def test_sigterm_stops_everything_and_leaves_nothing_behind(mortal: Server) -> None:
     processes = list(mortal.engine_processes().values())
     assert mortal.stop() == 0
-    assert not [process for process in processes if process.is_running()]
+    # A zombie has ended; who inherits orphans here collects them in its own time.
+    assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert not (mortal.home / "run/server.json").exists()
     assert not (mortal.home / "run/local.key").exists()
