@@ -28,6 +28,7 @@ from loadtest.workload import Arrivals, Popularity, TokenScale, Workload
 GOOD, BROKEN, UNUSABLE = 0, 1, 2
 PROBE_WORDS = (16, 80)
 WARM_UP = Generation(max_tokens=8)
+REPORT_COLUMNS = 120
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,7 +177,7 @@ def tell(options: Options, run: Run, models: tuple[str, ...], console: Console) 
     if options.json == "-":
         sys.stdout.write(written + "\n")
     else:
-        out = Console()
+        out = Console(width=None if sys.stdout.isatty() else REPORT_COLUMNS)  # a log has no width of its own
         out.print(table(report))
         for note in notes(report):
             out.print(note, highlight=False, markup=False)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from loadtest.client import Outcome
@@ -132,13 +133,19 @@ def _row(name: str, outcomes: Sequence[Outcome], wall_seconds: float) -> Row:
 
 
 def table(report: Report) -> Table:
-    """The report for a person; times in milliseconds."""
-    drawn = Table(title=f"{report.total.requests} requests in {report.wall_seconds:.1f} s", title_justify="left")
-    drawn.add_column("adapter", overflow="fold")
-    for heading in ("requests", "errors", "req/s", "tokens/s"):
-        drawn.add_column(heading, justify="right")
-    for heading in ("TTFT p50", "p95", "p99", "TPOT p50", "p95", "e2e p50", "p95"):
-        drawn.add_column(f"{heading} ms" if " " in heading else heading, justify="right")
+    """The report for a person, narrow enough for 80 columns with short names; times in milliseconds."""
+    drawn = Table(
+        title=f"{report.total.requests} requests in {report.wall_seconds:.1f} s, times in ms",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    drawn.add_column("adapter", overflow="fold", min_width=8)
+    for heading in ("reqs", "errors", "reqs/s", "tokens/s"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("TTFT\np50/95/99", "TPOT\np50/95", "e2e\np50/95"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for row in report.adapters:
         drawn.add_row(*_cells(row))
     drawn.add_section()
@@ -147,19 +154,23 @@ def table(report: Report) -> Table:
 
 
 def _cells(row: Row) -> list[str]:
-    def ms(times: Percentiles | None, name: str) -> str:
-        return "-" if times is None else f"{getattr(times, name) * 1000:.1f}"
-
     return [
         row.name,
         str(row.requests),
         f"[red]{row.errors}[/]" if row.errors else "0",
         f"{row.requests_per_second:.2f}",
         f"{row.output_tokens_per_second:.1f}",
-        *(ms(row.ttft_seconds, name) for name in ("p50", "p95", "p99")),
-        *(ms(row.tpot_seconds, name) for name in ("p50", "p95")),
-        *(ms(row.e2e_seconds, name) for name in ("p50", "p95")),
+        _milliseconds(row.ttft_seconds, "p50", "p95", "p99"),
+        _milliseconds(row.tpot_seconds, "p50", "p95"),
+        _milliseconds(row.e2e_seconds, "p50", "p95"),
     ]
+
+
+def _milliseconds(times: Percentiles | None, *names: str) -> str:
+    if times is None:
+        return "-"
+    values = [getattr(times, name) * 1000 for name in names]
+    return "/".join(f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in values)
 
 
 def notes(report: Report) -> list[str]:

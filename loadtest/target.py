@@ -7,6 +7,7 @@ LORADOCK_HOME, else ./var.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +26,11 @@ def find_target(url: str | None, environment: Mapping[str, str]) -> Target:
 
 def _note(path: Path) -> Target:
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            facts = os.fstat(file.fileno())
+            if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+                return Target(DEFAULT_URL)  # not ours alone: it could send our key to a stranger's server
+            note = json.load(file)
         return Target(str(note["url"]).rstrip("/"), str(note["key"]) if note.get("key") else None)
     except (OSError, ValueError, KeyError, TypeError):
         return Target(DEFAULT_URL)

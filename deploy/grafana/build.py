@@ -18,6 +18,7 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SELECTED = 'adapter=~"$adapter"'
 LOADS = "loradock_adapter_loads_total"
 EVICTIONS = "loradock_adapter_evictions_total"
+LOAD_SECONDS = "loradock_adapter_load_seconds_bucket"
 WIDTH = 24  # Grafana's grid columns
 
 Json = dict[str, Any]
@@ -278,13 +279,12 @@ ADAPTERS = (
         "Load time",
         tuple(
             Query(
-                f"histogram_quantile({share}, sum by (le) "
-                f"(rate(loradock_adapter_load_seconds_bucket{{{SELECTED}}}[$__rate_interval])))",
+                f"histogram_quantile({share}, sum by (le) {events(LOAD_SECONDS, '$__range', SELECTED)})",
                 label,
             )
             for share, label in ((0.5, "p50"), (0.95, "p95"))
         ),
-        "How long a load took, all adapters together.",
+        "How long a load took, all selected adapters together, over the whole range shown: loads are rare.",
         "s",
     ),
     Panel(

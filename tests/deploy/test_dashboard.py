@@ -200,6 +200,8 @@ def test_the_panels_show_what_happened(used: tuple[App, Prometheus]) -> None:
     assert answers["Resident adaptersA"] == [({}, 2.0)]
     assert dict((s["adapter"], v) for s, v in answers["Cold loads by adapterA"]) == dict.fromkeys(ADAPTERS, 1.0)
     assert answers["EvictionsA"] == [({}, 0.0)]
+    ((_, load_seconds),) = answers["Load timeB"]
+    assert 0.16 < load_seconds <= 0.32  # the only load of each took 0.3 s: no rate() would have seen it
     for labels, seconds in answers["Time to first tokenB"]:
         assert labels["adapter"] in ADAPTERS
         assert 0.1 < seconds <= 0.25  # 0.2 s lies in that bucket

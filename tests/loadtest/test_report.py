@@ -95,11 +95,11 @@ def test_notes_name_each_kind_of_error_and_a_client_that_cannot_keep_up() -> Non
 
 def test_the_table_shows_milliseconds_for_every_adapter_and_the_total() -> None:
     drawn = io.StringIO()
-    Console(file=drawn, width=140).print(table(REPORT))
+    Console(file=drawn, width=80).print(table(REPORT))
     lines = drawn.getvalue().splitlines()
-    (slow,) = [line for line in lines if line.startswith("│ slow")]
-    assert slow.replace("│", " ").split()[:6] == ["slow", "4", "1", "0.30", "3.0", "3000.0"]
-    assert any(line.startswith("│ total") for line in lines)
+    (slow,) = [line.split() for line in lines if line.split()[:1] == ["slow"]]
+    assert slow == ["slow", "4", "1", "0.30", "3.0", "3000/3000/3000", "20/20", "4000/4000"]
+    assert any(line.split()[:2] == ["total", "104"] for line in lines)
 
 
 def test_the_json_survives_a_round_trip_with_every_adapter() -> None:

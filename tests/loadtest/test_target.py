@@ -11,7 +11,9 @@ from loadtest.target import DEFAULT_URL, find_target
 
 def note(home: Path, content: object) -> dict[str, str]:
     (home / "run").mkdir()
-    (home / "run/server.json").write_text(json.dumps(content))
+    path = home / "run/server.json"
+    path.write_text(json.dumps(content))
+    path.chmod(0o600)
     return {"LORADOCK_HOME": str(home)}
 
 
@@ -34,6 +36,12 @@ def test_the_noted_key_is_not_sent_to_another_server(tmp_path: Path) -> None:
 
 def test_without_any_hint_it_is_the_default_address(tmp_path: Path) -> None:
     assert find_target(None, {"LORADOCK_HOME": str(tmp_path)}) == Target(DEFAULT_URL, None)
+
+
+def test_a_note_that_others_could_have_written_is_not_believed(tmp_path: Path) -> None:
+    environment = note(tmp_path, {"url": "http://127.0.0.1:8123", "key": "ld-noted"})
+    (tmp_path / "run/server.json").chmod(0o644)
+    assert find_target(None, environment) == Target(DEFAULT_URL, None)
 
 
 def test_a_broken_note_is_as_good_as_none(tmp_path: Path) -> None:
