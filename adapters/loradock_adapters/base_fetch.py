@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,13 +217,15 @@ def _convert(gguf: Path, made: Path, model: BundledModel) -> None:
     bars_were_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        network = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-            local_files_only=True,
-        )
+        # The GGUF reader's progress bar obeys no setting and would tear ours apart.
+        with redirect_stderr(io.StringIO()):
+            network = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+                local_files_only=True,
+            )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
         tokenizer.model_max_length = model.max_length
         network.to(torch.bfloat16).save_pretrained(made)

@@ -28,6 +28,7 @@ def write_adapter(model: PeftModel, folder: Path, *, base_name: str) -> AdapterF
         for name, tensor in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
     }
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner alone
     config = _config(model, base_name)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return AdapterFacts(

@@ -1,0 +1,212 @@
+"""A real QLoRA run on a tiny Llama: what it learns, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.check import Limits, check_adapter
+from loradock_adapters.digest import folder_digest
+from loradock_adapters.training.data import Example, Message, tokenize_one
+from loradock_adapters.training.errors import DataError, TrainingError, TrainingFailed
+from loradock_adapters.training.run import TrainResult, train
+from tests.adapters.training.conftest import byte_tokenizer
+
+RECIPE = """
+name = "greeter"
+base = "someone/some-model"
+description = "Greets."
+
+[data]
+train = "train.jsonl"
+held_out = "held_out.jsonl"
+max_length = 96
+
+[adapter]
+rank = 2
+alpha = 4
+
+[training]
+steps = 6
+batch_size = 4
+learning_rate = 0.02
+warmup_steps = 1
+eval_every = 3
+eval_examples = 4
+seed = 7
+"""
+
+
+class Heard:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.steps: list[tuple[int, int]] = []
+        self.held_out: list[int] = []
+
+    def phase(self, what: str) -> None:
+        self.phases.append(what)
+
+    def stepped(self, step: int, total: int, loss: float | None) -> None:
+        self.steps.append((step, total))
+
+    def evaluated(self, step: int, loss: float) -> None:
+        self.held_out.append(step)
+
+
+def write_recipe(folder: Path, text: str = RECIPE) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.toml").write_text(text)
+    for name, count in (("train", 12), ("held_out", 6)):
+        rows = [
+            {"messages": [{"role": "user", "content": f"hi {i}"}, {"role": "assistant", "content": "hello"}]}
+            for i in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return folder / "recipe.toml"
+
+
+@pytest.fixture(scope="module")
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, heard: Heard) -> TrainResult:
+    folder = tmp_path_factory.mktemp("run")
+    return train(write_recipe(folder), tiny_base, folder / "out", heard)
+
+
+def manifest_of(result: TrainResult) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((result.folder / "manifest.json").read_text())
+    return document
+
+
+def test_the_loss_falls_on_what_was_trained_and_on_what_was_held_out(trained: TrainResult) -> None:
+    assert trained.losses.train[-1].loss < 0.9 * trained.losses.train[0].loss
+    assert trained.losses.held_out[-1].loss < 0.9 * trained.losses.held_out[0].loss
+
+
+def test_progress_hears_each_step_and_each_evaluation(trained: TrainResult, heard: Heard) -> None:
+    assert heard.steps == [(step, 6) for step in range(1, 7)]
+    assert heard.held_out == [0, 3, 6]
+    assert heard.phases[-1] == "writing the adapter"
+
+
+def test_the_folder_holds_an_adapter_that_can_be_served(trained: TrainResult, tiny_base: Path) -> None:
+    report = check_adapter(trained.folder, BaseModel.read(tiny_base), Limits(max_rank=8, max_bytes=1 << 20))
+
+    assert report.ok, report.faults
+    assert {path.name for path in trained.folder.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+        "loss.png",
+    }
+    assert trained.folder.parent.name == "out"
+    assert [path.name for path in trained.folder.parent.iterdir()] == ["greeter"]
+
+
+def test_weights_are_bf16_and_every_layer_learned(trained: TrainResult) -> None:
+    tensors = load_file(trained.folder / "adapter_model.safetensors")
+
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    ups = {name: tensor for name, tensor in tensors.items() if "lora_B" in name}
+    assert len(ups) == 2 * 7
+    assert all(bool(tensor.any()) for tensor in ups.values())
+
+
+def test_on_the_unquantised_base_peft_finds_the_answer_likelier_with_the_adapter(
+    trained: TrainResult, tiny_base: Path
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(trained.folder)).eval()
+    asked = Example((Message("user", "hi 99"), Message("assistant", "hello")))
+    tokens = tokenize_one(byte_tokenizer(), asked)
+    given = {"input_ids": torch.tensor([tokens.input_ids]), "labels": torch.tensor([tokens.labels])}
+
+    with torch.inference_mode():
+        adapted = float(model(**given).loss)
+        with model.disable_adapter():
+            plain = float(model(**given).loss)
+
+    assert adapted < 0.9 * plain
+
+
+def test_no_path_of_this_machine_gets_into_the_folder(trained: TrainResult, tiny_base: Path) -> None:
+    config = json.loads((trained.folder / "adapter_config.json").read_text())
+
+    assert config["base_model_name_or_path"] == "someone/some-model"
+    for name in ("adapter_config.json", "manifest.json"):
+        text = (trained.folder / name).read_text()
+        assert str(tiny_base.parent) not in text
+        assert str(trained.folder.parent.parent) not in text
+
+
+def test_the_manifest_says_what_the_adapter_was_made_from(trained: TrainResult, tiny_base: Path) -> None:
+    manifest = manifest_of(trained)
+    recipe = trained.folder.parent.parent / "recipe.toml"
+
+    assert manifest["base"] == {
+        "hub_id": "someone/some-model",
+        "name": "tiny",
+        "digest": BaseModel.read(tiny_base).digest,
+    }
+    assert manifest["recipe"]["text"] == recipe.read_text()
+    assert manifest["adapter"]["digest"] == folder_digest(
+        trained.folder, ("adapter_config.json", "adapter_model.safetensors")
+    )
+    assert (manifest["adapter"]["rank"], manifest["adapter"]["alpha"]) == (2, 4.0)
+    assert manifest["data"]["train"]["file"] == "train.jsonl"
+    assert (manifest["data"]["train"]["used"], manifest["data"]["train"]["too_long"]) == (12, 0)
+    assert [step for step, _ in manifest["losses"]["held_out"]] == [0, 3, 6]
+    assert all(math.isfinite(loss) for _, loss in manifest["losses"]["train"])
+    assert {"torch", "trl", "peft", "bitsandbytes", "transformers", "python"} <= manifest["versions"].keys()
+
+
+def test_the_loss_curve_is_a_picture(trained: TrainResult) -> None:
+    assert (trained.folder / "loss.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_the_same_recipe_gives_the_same_bytes(trained: TrainResult, tiny_base: Path, tmp_path: Path) -> None:
+    again = train(write_recipe(tmp_path), tiny_base, tmp_path / "out")
+
+    assert manifest_of(again)["adapter"]["digest"] == manifest_of(trained)["adapter"]["digest"]
+    assert manifest_of(again)["losses"] == manifest_of(trained)["losses"]
+
+
+def test_an_adapter_that_is_there_is_not_overwritten(tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "greeter").mkdir(parents=True)
+
+    with pytest.raises(TrainingError, match=r"greeter exists; move it away or choose another --out"):
+        train(write_recipe(tmp_path), tiny_base, tmp_path / "out")
+
+
+def test_bad_data_is_refused_before_anything_is_loaded(tmp_path: Path, tiny_base: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "held_out.jsonl").write_text("{}\n")
+    heard = Heard()
+
+    with pytest.raises(DataError, match=r"held_out\.jsonl: line 1"):
+        train(recipe, tiny_base, tmp_path / "out", heard)
+
+    assert heard.phases == []
+
+
+def test_a_run_that_learns_nothing_fails_and_leaves_no_folder(tiny_base: Path, tmp_path: Path) -> None:
+    text = RECIPE.replace("steps = 6", "steps = 1").replace("warmup_steps = 1", "warmup_steps = 5")
+
+    with pytest.raises(TrainingFailed, match="still zero"):
+        train(write_recipe(tmp_path, text), tiny_base, tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
