@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from loradock_adapters.errors import AdapterNotFound, VersionNotFound
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import AdapterRecord
-from loradock_server.gateway.asgi import drain_body, read_body
+from loradock_server.gateway.asgi import Body, read_body
 from loradock_server.gateway.auth import Caller
 from loradock_server.gateway.errors import (
     BadRequest,
-    ClientGone,
     EngineTimeout,
     EngineUnavailable,
     TooLarge,
@@ -108,13 +107,12 @@ async def _from_upload(
 ) -> Registered:
     parent: Path = services.settings.home / "tmp"
     limit = services.settings.max_adapter_bytes
+    body = Body(request.receive)
     try:
-        async with received_folder(content_type, request.stream(), parent, limit) as folder:
+        async with received_folder(content_type, aiter(body), parent, limit) as folder:
             return await services.registrar.register(name, folder, source="upload", created_by=caller.name)
-    except ClientDisconnect as error:
-        raise ClientGone from error
     except (TooLarge, BadRequest):
-        await drain_body(request.receive)
+        await body.drain()
         raise
 
 

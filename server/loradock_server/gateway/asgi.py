@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from loradock_server.gateway.errors import ClientGone, TooLarge
 
-# How much of a refused body we still read, so that the client gets to read our answer instead of a reset.
+# How much of a refused body we still read.
 _DRAIN_BYTES = 4 << 20
 _DRAIN_SECONDS = 1.0
 
@@ -20,41 +21,50 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
+class Body:
+    """A request's body as it arrives, read once; `drain` is for one that is refused before its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The chunks. Raises ClientGone when the client leaves halfway."""
+        while not self._ended:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._ended = True
+                raise ClientGone
+            self._ended = not message.get("more_body", False)
+            yield message.get("body", b"")
+
+    async def drain(self) -> None:
+        """Read away a bounded rest, so that the client reads our answer instead of a reset connection."""
+        seen = 0
+        with contextlib.suppress(TimeoutError, ClientGone):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                async for chunk in self:
+                    seen += len(chunk)
+                    if seen > _DRAIN_BYTES:
+                        return
+
+
 async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
     """The whole body. Raises TooLarge over `limit` bytes and ClientGone when the client leaves halfway."""
+    body = Body(receive)
     announced = headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        await drain_body(receive)
+    if announced.isdecimal() and int(announced) > limit:
+        await body.drain()
         raise _too_large(announced, limit)
     parts: list[bytes] = []
     size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part: bytes = message.get("body", b"")
+    async for part in body:
         size += len(part)
         if size > limit:
-            await drain_body(receive)
+            await body.drain()
             raise _too_large(f"more than {limit}", limit)
         parts.append(part)
-        more = message.get("more_body", False)
     return b"".join(parts)
-
-
-async def drain_body(receive: Receive) -> None:
-    """Read away a bounded rest of a body that is refused."""
-    seen = 0
-    try:
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            while seen < _DRAIN_BYTES:
-                message = await receive()
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
-                seen += len(message.get("body", b""))
-    except TimeoutError:
-        return
 
 
 def _too_large(value: object, limit: int) -> TooLarge:

@@ -6,18 +6,19 @@ what they mean.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 
 from loradock_server import wire
-from loradock_server.gateway.errors import EngineTimeout, EngineUnavailable
+from loradock_server.gateway.errors import EngineTimeout, EngineUnavailable, ShuttingDown
 
 CONNECT_SECONDS = 5.0
 STATE_SECONDS = 2.0
@@ -44,6 +45,8 @@ class EngineClient:
         self._gateway_id = gateway_id
         self._request_timeout = request_timeout
         self._session: aiohttp.ClientSession | None = None
+        self._answering: set[asyncio.Task[Any]] = set()
+        self._is_cut = False
 
     async def __aenter__(self) -> EngineClient:
         connector: aiohttp.BaseConnector
@@ -66,12 +69,15 @@ class EngineClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Cut every connection; what is still being answered ends with EngineUnavailable."""
         if self._session is not None:
             await self._session.close()
+
+    def cut(self) -> None:
+        """End every inference request, now and from now on, with ShuttingDown. The usage feed goes on."""
+        # Closing the session would not do: aiohttp then leaves whoever reads a body waiting for ever.
+        self._is_cut = True
+        for task in self._answering:
+            task.cancel()
 
     @asynccontextmanager
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -79,7 +85,7 @@ class EngineClient:
 
         Errors inside the block that come from the line are translated like those of the request itself.
         """
-        with self._translated():
+        with self._translated(), self._cuttable():
             response = await self._send(path, body, headers)
             try:
                 yield response
@@ -144,6 +150,24 @@ class EngineClient:
             ) as response:
                 response.raise_for_status()
                 return await response.json(content_type=None)
+
+    @contextmanager
+    def _cuttable(self) -> Iterator[None]:
+        if self._is_cut:
+            raise ShuttingDown("this server is shutting down; send the request again")
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._is_cut and task.uncancel() == 0:
+                raise ShuttingDown(
+                    "this server is shutting down and could not finish; send the request again"
+                ) from None
+            raise
+        finally:
+            self._answering.discard(task)
 
     def _require_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 import prometheus_client
 import uvicorn
+from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
 
 from loradock_adapters.registry import Registry
@@ -55,8 +56,8 @@ async def run_gateway(
     Raises RegistryError, TracingError or OSError (the port is taken) before anything is served.
     """
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
-    registry = await asyncio.to_thread(Registry.open, settings.registry)
     provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
+    registry = await asyncio.to_thread(Registry.open, settings.registry)
     try:
         chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
         first_key = await asyncio.to_thread(registry.keys.ensure_admin, chosen)
@@ -70,26 +71,13 @@ async def run_gateway(
             local_key=local_key,
             tracer_provider=provider,
         )
+        # The lifespan is entered here and not by uvicorn, which would answer a failure by leaving the process.
         with _listening(settings.host, settings.port) as listener:
-            server = _Server(
-                uvicorn.Config(
-                    app,
-                    http="httptools",
-                    ws="none",
-                    lifespan="on",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    proxy_headers=False,
-                    timeout_keep_alive=75,  # longer than the pools of common clients
-                    timeout_graceful_shutdown=_CLOSE_SECONDS,
-                )
-            )
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            await _until_started(server, serving)
-            if on_started is not None:
-                on_started(Started(_url(listener), first_key))
-            await _serve_until(stop, serving, server, app.state.services, settings.drain_timeout)
+            async with app.router.lifespan_context(app), _served(app, listener) as serving:
+                if on_started is not None:
+                    on_started(Started(_url(listener), first_key))
+                await _until_stopped(stop, serving)
+                await _drain(app.state.services, settings.drain_timeout)
     finally:
         await asyncio.to_thread(registry.close)
         if tracer_provider is None:
@@ -104,40 +92,48 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _until_started(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
-    while not server.started:
-        if serving.done():
-            await serving
-            raise RuntimeError("the gateway's server ended before it had started")
-        await asyncio.sleep(0.005)
-
-
-async def _serve_until(
-    stop: asyncio.Event,
-    serving: asyncio.Task[None],
-    server: uvicorn.Server,
-    services: Services,
-    drain_timeout: float,
-) -> None:
-    stopping = asyncio.create_task(stop.wait())
+@contextlib.asynccontextmanager
+async def _served(app: FastAPI, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """Answer on this socket inside the block; yields the task that does, which only ends early on a failure."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,  # longer than the pools of common clients
+            timeout_graceful_shutdown=_CLOSE_SECONDS,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
-        # 1. Say so: /readyz is 503 from here on, new requests are turned away, the listener stays open.
-        services.drain.begin()
-        # 2. Let what is being answered finish.
-        if not await services.drain.idle(drain_timeout):
-            _log.warning(
-                "%d requests still ran after the drain timeout of %s s and are cut",
-                services.drain.in_flight,
-                drain_timeout,
-            )
-            await services.engine.close()
-            await services.drain.idle(_CLOSE_SECONDS)
-        # 3. Close.
+        yield serving
         server.should_exit = True
         await serving
     finally:
+        serving.cancel()
+
+
+async def _until_stopped(stop: asyncio.Event, serving: asyncio.Task[None]) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
         stopping.cancel()
+
+
+async def _drain(services: Services, timeout_seconds: float) -> None:
+    # From here on /readyz is 503 and new requests are turned away; the listener stays open to say so.
+    services.drain.begin()
+    if await services.drain.idle(timeout_seconds):
+        return
+    _log.warning("%d requests ran past the drain timeout of %s s", services.drain.in_flight, timeout_seconds)
+    services.engine.cut()
+    await services.drain.idle(_CLOSE_SECONDS)
 
 
 @contextlib.contextmanager

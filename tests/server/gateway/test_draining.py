@@ -1,0 +1,66 @@
+"""Stopping: say so, finish what runs, turn the rest away, and be gone in time."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import httpx
+import openai
+import pytest
+
+from tests.fakes.engine import Reply
+from tests.server.gateway.conftest import Gateway, Start
+
+BODY = {"model": "tiny", "prompt": "x"}
+
+
+def test_running_requests_finish_while_new_ones_are_turned_away(gateway: Gateway) -> None:
+    gate = gateway.engine.gate()
+    gateway.engine.enqueue(Reply(gate=gate, gate_at=1))
+    stream = iter(gateway.openai().completions.create(model="tiny", prompt="x", stream=True))
+    next(stream)
+    gateway.stop()
+    ready = gateway.http.get("/readyz")
+    assert (ready.status_code, ready.json()["reason"]) == (503, "shutting down")
+    turned_away = gateway.http.post("/v1/completions", json=BODY)
+    assert (turned_away.status_code, turned_away.json()["error"]["code"]) == (503, "shutting_down")
+    assert turned_away.headers["retry-after"]
+    gate.open()
+    assert "".join(chunk.choices[0].text for chunk in stream) == " world"
+    gateway.wait_stopped()
+    with pytest.raises(httpx.ConnectError), httpx.Client(trust_env=False) as client:
+        client.get(f"{gateway.url}/healthz")
+
+
+def test_what_still_runs_after_the_drain_timeout_ends_with_an_error(start: Start) -> None:
+    with start(drain_timeout=0.3) as gateway:
+        gateway.engine.enqueue(Reply(tokens=("a", "b"), gate=gateway.engine.gate(), gate_at=1))
+        stream = iter(gateway.openai().completions.create(model="tiny", prompt="x", stream=True))
+        next(stream)
+        started = time.monotonic()
+        gateway.stop()
+        with pytest.raises(openai.APIError) as caught:
+            next(stream)
+        assert caught.value.code == "shutting_down"
+        gateway.wait_stopped()
+        assert time.monotonic() - started < 6
+        (client,) = gateway.spans(named="text_completion")
+        assert (client.attributes or {})["gen_ai.usage.output_tokens"] == 1
+
+
+def test_an_idle_gateway_stops_at_once_and_its_last_tokens_are_counted(gateway: Gateway) -> None:
+    gateway.http.post("/v1/completions", json=BODY)
+    started = time.monotonic()
+    gateway.stop()
+    gateway.wait_stopped()
+    assert time.monotonic() - started < 3
+    (client,) = gateway.spans(named="text_completion")
+    assert (client.attributes or {})["gen_ai.usage.output_tokens"] == 2
+
+
+def test_a_taken_port_is_an_error_before_anything_is_served(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"), start(port=port):
+            pass

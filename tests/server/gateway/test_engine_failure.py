@@ -1,0 +1,136 @@
+"""The engine dies, stalls, restarts or refuses: what clients and probes see of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.fakes.engine import Reply
+from tests.server.gateway.conftest import Gateway, Start, eventually
+
+ASK: Any = [{"role": "user", "content": "Hi"}]
+BODY = {"model": "tiny", "prompt": "x"}
+
+
+def test_without_an_engine_requests_are_503_with_retry_after(start: Start) -> None:
+    with start(engine_up=False) as gateway:
+        with pytest.raises(openai.InternalServerError) as caught:
+            gateway.openai().chat.completions.create(model="tiny", messages=ASK)
+        assert caught.value.status_code == 503
+        assert caught.value.code == "engine_unavailable"
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+def test_without_an_engine_adapters_can_be_registered_and_models_listed(start: Start) -> None:
+    with start(engine_up=False) as gateway:
+        gateway.register("poet")
+        assert {model.id for model in gateway.openai().models.list()} == {"tiny", "poet"}
+
+
+def test_an_engine_that_dies_in_the_middle_of_a_stream_ends_it_with_an_api_error(gateway: Gateway) -> None:
+    gateway.engine.enqueue(Reply(tokens=("a", "b", "c"), die_at=2))
+    stream = iter(gateway.openai().chat.completions.create(model="tiny", messages=ASK, stream=True))
+    assert [next(stream).choices[0].delta.content for _ in range(2)] == ["a", "b"]
+    started = time.monotonic()
+    with pytest.raises(openai.APIError) as caught:
+        next(stream)
+    assert caught.value.code == "engine_unavailable"
+    assert time.monotonic() - started < 5
+
+
+def test_the_broken_stream_still_ends_as_every_stream_ends(gateway: Gateway) -> None:
+    gateway.engine.enqueue(Reply(tokens=("a", "b"), die_at=1))
+    answer = gateway.http.post("/v1/completions", json={**BODY, "stream": True})
+    events = answer.text.split("\n\n")
+    assert answer.status_code == 200
+    assert events[-3].startswith('data: {"error":')
+    assert events[-2:] == ["data: [DONE]", ""]
+
+
+def test_a_stream_that_stops_without_its_end_is_an_error_not_a_short_answer(gateway: Gateway) -> None:
+    gateway.engine.enqueue(Reply(tokens=("a", "b"), break_off_at=1))
+    with pytest.raises(openai.APIError, match="broke off"):
+        list(gateway.openai().chat.completions.create(model="tiny", messages=ASK, stream=True))
+
+
+def test_an_engine_that_dies_before_it_answers_gives_a_503(gateway: Gateway) -> None:
+    gateway.engine.enqueue(Reply(die_at=0))
+    answer = gateway.http.post("/v1/completions", json=BODY)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "engine_unavailable"
+
+
+def test_a_stream_whose_engine_dies_before_the_first_event_is_a_503_too(gateway: Gateway) -> None:
+    gateway.engine.enqueue(Reply(die_at=0))
+    assert gateway.http.post("/v1/completions", json={**BODY, "stream": True}).status_code == 503
+
+
+def test_readiness_and_the_engine_metrics_follow_death_and_return(gateway: Gateway) -> None:
+    assert gateway.metric("loradock_engine_up") == 1
+    gateway.engine.die()
+    eventually(lambda: gateway.http.get("/readyz").status_code == 503)
+    assert gateway.http.get("/readyz").headers["retry-after"]
+    assert gateway.http.get("/healthz").status_code == 200
+    assert gateway.metric("loradock_engine_up") == 0
+    gateway.engine.revive()
+    eventually(lambda: gateway.http.get("/readyz").status_code == 200)
+    assert gateway.metric("loradock_engine_up") == 1
+    assert gateway.metric("loradock_engine_restarts_total") == 1
+    assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
+
+
+def test_an_engine_with_another_base_model_is_not_ready(start: Start) -> None:
+    with start(engine_up=False) as gateway:
+        gateway.engine.base = {"name": "other", "digest": "f" * 64}
+        gateway.engine.revive()
+        eventually(lambda: "other" in gateway.http.get("/readyz").json().get("reason", ""))
+
+
+def test_an_idle_connection_that_the_engine_closed_costs_no_request(gateway: Gateway) -> None:
+    for _ in range(20):
+        assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
+        gateway.engine.drop_idle_connections()
+
+
+def test_a_slow_engine_is_a_504(start: Start) -> None:
+    with start(request_timeout=0.3) as gateway:
+        gate = gateway.engine.gate()
+        gateway.engine.enqueue(Reply(gate=gate), Reply(gate=gate, gate_at=1))
+        answer = gateway.http.post("/v1/completions", json=BODY)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "engine_timeout")
+        with pytest.raises(openai.APIError, match="in time"):
+            list(gateway.openai().completions.create(model="tiny", prompt="x", stream=True))
+        eventually(lambda: len(gateway.engine.aborted) == 2)
+
+
+def test_a_wrong_engine_token_is_never_shown_as_the_clients_own_401(gateway: Gateway) -> None:
+    gateway.engine.token = "another"
+    answer = gateway.http.post("/v1/completions", json=BODY)
+    assert answer.status_code == 503
+    assert "LORADOCK_ENGINE_TOKEN" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_hangs_up_aborts_the_engines_work(gateway: Gateway, stream: bool) -> None:
+    gate = gateway.engine.gate()
+    gateway.engine.enqueue(Reply(gate=gate, gate_at=0))
+    with httpx.Client(timeout=httpx.Timeout(20, read=0.5), trust_env=False) as client:
+        headers = {"authorization": f"Bearer {gateway.key}"}
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(f"{gateway.url}/v1/completions", json={**BODY, "stream": stream}, headers=headers)
+    eventually(lambda: len(gateway.engine.aborted) == 1)
+    eventually(lambda: gateway.metric("loradock_requests_total", code="499") == 1)
+    assert gateway.metric("loradock_requests_in_flight") == 0
+
+
+def test_leaving_in_the_middle_of_a_stream_aborts_it(gateway: Gateway) -> None:
+    gate = gateway.engine.gate()
+    gateway.engine.enqueue(Reply(gate=gate, gate_at=1))
+    stream = gateway.openai().completions.create(model="tiny", prompt="x", stream=True)
+    assert next(iter(stream)).choices[0].text == "Hello"
+    stream.close()
+    eventually(lambda: len(gateway.engine.aborted) == 1)
