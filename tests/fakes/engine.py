@@ -48,9 +48,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One scripted answer. `gate` is waited for before token `gate_at`; `die_at` kills the engine before that token.
+    """One scripted answer.
 
-    `error` with `status` answers an error body as it is; `stream_error` comes as the first event of a stream.
+    `gate` is waited for before token `gate_at`; `die_at` kills the engine before that token, and `break_off_at` ends
+    the stream there as if it were whole. `hang_up_after` seconds cuts every connection instead of answering. `error`
+    with `status` answers an error body as it is; `stream_error` comes as the first event of a stream.
     """
 
     tokens: tuple[str, ...] = ("Hello", " world")
@@ -58,6 +60,7 @@ class Reply:
     gate_at: int = 0
     die_at: int | None = None
     break_off_at: int | None = None
+    hang_up_after: float | None = None
     status: int = 200
     error: dict[str, Any] | None = None
     stream_error: dict[str, Any] | None = None
@@ -126,8 +129,8 @@ class FakeEngine:
         self._feed = UsageFeed()
         self.start()
 
-    def drop_idle_connections(self) -> None:
-        """Close every connection at once, as a server does whose keep-alive ran out."""
+    def cut_connections(self) -> None:
+        """Close every connection without a word; the engine goes on."""
         self.thread.call(self._cut)
 
     async def _start(self) -> None:
@@ -229,6 +232,10 @@ class FakeEngine:
         )
 
     async def _reply(self, reply: Reply, seen: Seen, sent: _Progress, send: Send) -> None:
+        if reply.hang_up_after is not None:
+            await asyncio.sleep(reply.hang_up_after)
+            self._cut()
+            await asyncio.sleep(60)
         extra = ((wire.RESIDENCY, reply.residency), *reply.headers)
         if reply.error is not None:
             await _json(send, reply.status, reply.error, extra)

@@ -5,6 +5,7 @@ Reads no file and opens no socket by itself; `server` does that.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from loradock_adapters.check import Limits
 from loradock_adapters.errors import LoraDockError
 from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
-from loradock_server import __version__
+from loradock_server import __version__, wire
 from loradock_server.gateway import admin_adapters, admin_keys, health, models
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
@@ -39,7 +40,7 @@ from loradock_server.gateway.errors import (
     http_error,
 )
 from loradock_server.gateway.exchange import OPERATIONS
-from loradock_server.gateway.observe import Observe
+from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.proxy import InferenceRoute
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.services import Services
@@ -49,6 +50,8 @@ from loradock_server.gateway.watch import EngineWatch
 from loradock_server.settings import Settings
 from loradock_server.telemetry import tracing
 from loradock_server.telemetry.metrics import GatewayMetrics
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -179,8 +182,15 @@ def _answer_errors(app: FastAPI) -> None:
         }.get(error.status_code, str(error.detail))
         return _response(http_error(error.status_code, text), dict(error.headers or {}))
 
-    for kind in (GatewayError, ClientGone, LoraDockError, Exception):
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        # Answered outside of `Observe`, which would add the id; the server logs the traceback.
+        call: Call = request.scope[CALL]
+        _log.error("request %s failed: %r", call.request_id, error)
+        return _response(explain(error), {wire.REQUEST_ID: call.request_id})
+
+    for kind in (GatewayError, ClientGone, LoraDockError):
         app.add_exception_handler(kind, ours)
+    app.add_exception_handler(Exception, unforeseen)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
 

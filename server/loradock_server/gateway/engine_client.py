@@ -39,7 +39,7 @@ class EngineClient:
     """Calls to one engine (or to the router in front of many). Open it with `async with`."""
 
     def __init__(self, address: str, token: str, gateway_id: str, *, request_timeout: float) -> None:
-        self._address = address
+        self.address = address
         self._path, self._base = _parse(address)
         self._headers = {wire.TOKEN: token, wire.GATEWAY: gateway_id}
         self._gateway_id = gateway_id
@@ -175,14 +175,11 @@ class EngineClient:
         return self._session
 
     def _translated(self) -> _Translated:
-        return _Translated(self._address)
+        return _Translated()
 
 
 class _Translated:
     """Turns aiohttp's exceptions into ours."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
 
     def __enter__(self) -> None:
         pass

@@ -64,6 +64,9 @@ class EngineWatch:
         except (EngineUnavailable, EngineTimeout) as error:
             # Its adapters died with it; how often it was restarted is still known.
             self.state = EngineState(str(error), before.generation, before.restarts, before.max_model_len)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            problem = f"the engine's state cannot be read ({error!r}); is {self._engine.address} a LoRADock engine?"
+            self.state = EngineState(problem, before.generation, before.restarts, before.max_model_len)
         self._metrics.engine_up.set(self.state.ready)
         self._metrics.engine_restarts.value = self.state.restarts
         if self.state.ready != before.ready:

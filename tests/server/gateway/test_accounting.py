@@ -84,7 +84,7 @@ def test_records_are_counted_once_across_an_engine_restart(gateway: Gateway) -> 
     for _ in range(2):
         assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
     eventually(lambda: tokens(gateway, "output", "base") == 10)
-    gateway.engine.drop_idle_connections()
+    gateway.engine.cut_connections()
     gateway.http.post("/v1/completions", json=BODY)
     eventually(lambda: tokens(gateway, "output", "base") == 12)
     time.sleep(0.5)  # a repeated record would come with the reconnection

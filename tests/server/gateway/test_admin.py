@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from loradock_adapters.errors import RegistryError
+from loradock_adapters.registry import KeyTable, Registry
 from tests.adapters.making import lora_config, write_adapter
 from tests.fakes.engine import Reply
 from tests.server.gateway.conftest import Gateway, Start, eventually, files_of, good_files
@@ -205,6 +207,34 @@ def test_a_deleted_adapter_is_404_at_once_and_unloaded(gateway: Gateway) -> None
     for method in ("GET", "DELETE"):
         gone = gateway.http.request(method, "/admin/adapters/poet")
         assert (gone.status_code, gone.json()["error"]["code"]) == (404, "adapter_not_found")
+
+
+def test_a_bug_of_ours_is_a_500_that_shows_an_id_and_nothing_else(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("insides")
+
+    monkeypatch.setattr(KeyTable, "list", broken)
+    answer = gateway.http.get("/admin/keys")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "insides" not in answer.text
+    assert answer.headers["x-request-id"]
+
+
+def test_a_registry_that_is_gone_is_503_for_admins_and_changes_nothing_for_clients(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.register("poet")
+
+    def gone(*_: object) -> None:
+        raise RegistryError("the database is gone")
+
+    for method in ("catalogue", "revision", "register"):
+        monkeypatch.setattr(Registry, method, gone)
+    answer = gateway.http.get("/admin/adapters")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "registry_unavailable")
+    assert gateway.http.post("/v1/completions", json={"model": "poet", "prompt": "x"}).status_code == 200
 
 
 def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> None:

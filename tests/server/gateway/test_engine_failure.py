@@ -90,10 +90,25 @@ def test_an_engine_with_another_base_model_is_not_ready(start: Start) -> None:
         eventually(lambda: "other" in gateway.http.get("/readyz").json().get("reason", ""))
 
 
-def test_an_idle_connection_that_the_engine_closed_costs_no_request(gateway: Gateway) -> None:
-    for _ in range(20):
-        assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
-        gateway.engine.drop_idle_connections()
+def test_an_engine_whose_state_is_nonsense_is_not_ready_until_it_talks_sense(gateway: Gateway) -> None:
+    gateway.engine.adapters = [{"no": "id"}]
+    eventually(lambda: "cannot be read" in gateway.http.get("/readyz").json().get("reason", ""))
+    gateway.engine.adapters = []
+    eventually(lambda: gateway.http.get("/readyz").status_code == 200)
+
+
+def test_a_pooled_connection_that_the_engine_had_closed_costs_no_request(gateway: Gateway) -> None:
+    gateway.http.post("/v1/completions", json=BODY)  # leaves a connection in the pool
+    gateway.engine.enqueue(Reply(hang_up_after=0))
+    assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
+    assert len(gateway.engine.history) == 3
+
+
+def test_a_request_that_takes_the_engine_down_with_it_is_not_sent_again(gateway: Gateway) -> None:
+    gateway.http.post("/v1/completions", json=BODY)
+    gateway.engine.enqueue(Reply(hang_up_after=0.3))
+    assert gateway.http.post("/v1/completions", json=BODY).status_code == 503
+    assert len(gateway.engine.history) == 2
 
 
 def test_a_slow_engine_is_a_504(start: Start) -> None:
