@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import vllm
 from opentelemetry import trace
@@ -26,6 +26,7 @@ from vllm.entrypoints.launchers.api_server.entry import build_async_engine_clien
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
@@ -34,6 +35,9 @@ from vllm.v1.engine.output_processor import OutputProcessor
 
 from loradock_adapters.names import AdapterRef
 from loradock_server.telemetry import attributes
+
+if TYPE_CHECKING:
+    from .kernels.slots import LayerSlots, Packed
 
 from .context import Generation, current_request
 from .residency import AdapterUnfit
@@ -220,44 +224,115 @@ def _last_line(error: Exception) -> str:
     return str(error).strip().rsplit("\n", 1)[-1][:500]
 
 
-# --- LoRA arithmetic -------------------------------------------------------------------------------------------
+# --- LoRA arithmetic on CPU ------------------------------------------------------------------------------------
 
 KERNELS = "loradock_server.engine.kernels.punica.SegmentedPunica"
 
 
 def use_segmented_kernels() -> None:
-    """Make vLLM build our wrapper instead of PunicaWrapperCPU, and keep note of true ranks. Idempotent."""
+    """Put our LoRA storage and arithmetic in place of vLLM's CPU ones, in this process. Idempotent.
+
+    vLLM's manager goes on deciding which adapter is in which slot. What changes: weights are packed once, when an
+    adapter is added; entering a slot is a reference to them; leaving it drops the reference.
+    """
     platform = type(current_platform)
     if platform.get_punica_wrapper() == KERNELS:
         return
     platform.get_punica_wrapper = classmethod(lambda cls: KERNELS)
-    activate = LoRAModelManager.activate_adapter
+    manager = LoRAModelManager
+    create_modules, add_adapter, leave_slot = (
+        manager._create_lora_modules,
+        manager._add_adapter,
+        manager._deactivate_adapter,
+    )
 
-    def activate_and_note(self: Any, lora_id: int) -> bool:
-        activated: bool = activate(self, lora_id)
-        if activated:
-            _note_ranks(self, lora_id)
-        return activated
+    def create_and_adopt(self: Any) -> None:
+        create_modules(self)
+        self.loradock_layers = {name: layer for name, module in self.modules.items() if (layer := _adopt(module))}
+        for wrapper in self.punica_wrapper_mapping.values():
+            wrapper.prepare()
 
-    LoRAModelManager.activate_adapter = activate_and_note
+    def add_packed(self: Any, lora: Any) -> None:
+        add_adapter(self, lora)
+        try:
+            lora.loradock_packed = _pack_adapter(self, lora)
+        except (ValueError, IndexError, RuntimeError):
+            self._registered_adapters.pop(lora.id, None)
+            raise
+        lora.loras = {}  # the packed copy is the only one
+
+    def enter_slot(self: Any, lora_id: int) -> bool:
+        if lora_id in self._active_adapters:
+            return False
+        slot = self.lora_index_to_id.index(None)  # the LRU manager has made room before
+        packed = self._registered_adapters[lora_id].loradock_packed
+        for name, layer in self.loradock_layers.items():
+            layer.put(slot, packed.get(name))
+        self._active_adapters[lora_id] = None
+        self.lora_index_to_id[slot] = lora_id
+        return True
+
+    def leave_and_drop(self: Any, lora_id: int) -> None:
+        if lora_id in self.lora_index_to_id:
+            slot = self.lora_index_to_id.index(lora_id)
+            for layer in self.loradock_layers.values():
+                layer.put(slot, None)
+        leave_slot(self, lora_id)
+
+    manager._create_lora_modules = create_and_adopt
+    manager._add_adapter = add_packed
+    manager.activate_adapter = enter_slot
+    manager._deactivate_adapter = leave_and_drop
 
 
-def _note_ranks(manager: Any, lora_id: int) -> None:
+def _adopt(module: Any) -> LayerSlots | None:
+    """Give a wrapped linear layer our slots instead of its padded buffers, whose shapes it keeps without memory."""
     from .kernels.punica import SegmentedPunica
+    from .kernels.slots import LayerSlots
 
-    slot = manager.lora_index_to_id.index(lora_id)
-    model = manager._registered_adapters[lora_id]
-    for name, module in manager.modules.items():
-        stacked = getattr(module, "lora_a_stacked", None)
-        if not isinstance(stacked, tuple):
+    if not isinstance(module, BaseLinearLayerWithLoRA):
+        return None
+    slots, _, _, features = module.lora_a_stacked[0].shape
+    layer = LayerSlots(slots, features, module.output_slices)
+    module.lora_a_stacked = tuple(a.new_empty(slots, 1, 0, features) for a in module.lora_a_stacked)
+    module.lora_b_stacked = tuple(b.new_empty(slots, 1, b.shape[2], 0) for b in module.lora_b_stacked)
+    SegmentedPunica.layers[id(module.lora_a_stacked)] = layer
+    return layer
+
+
+def _pack_adapter(manager: Any, lora: Any) -> dict[str, Packed]:
+    """Pack an adapter's weights for every layer that it touches. Raises ValueError for a shape that does not fit."""
+    from .kernels.slots import pack
+
+    result = {}
+    for name, layer in manager.loradock_layers.items():
+        weights = manager._get_lora_layer_weights(lora, name)
+        if weights is None:
             continue
-        weights = manager._get_lora_layer_weights(model, name)
-        a = None if weights is None else weights.lora_a
-        parts = a if isinstance(a, list) else [a]
-        ranks = tuple(0 if part is None else int(part.shape[0]) for part in parts)
-        if len(ranks) != len(stacked):  # one checkpoint tensor may cover several slices
-            ranks = (max(ranks),) * len(stacked)
-        SegmentedPunica.ranks.set(stacked, slot, ranks)
+        a, b = _slices(manager.modules[name], weights.lora_a, weights.lora_b)
+        for x, y, width in zip(a, b, layer.widths, strict=True):
+            if (x is None) != (y is None):
+                raise ValueError(f"{name}: one half of an A/B pair is missing")
+            if x is not None and (x.shape[1], y.shape[0], x.shape[0]) != (layer.in_features, width, y.shape[1]):
+                raise ValueError(f"{name}: A {tuple(x.shape)} and B {tuple(y.shape)} do not fit this layer")
+        packed = pack(a, b)
+        if packed is not None:
+            result[name] = packed
+    return result
+
+
+def _slices(module: Any, a: Any, b: Any) -> tuple[list[Any], list[Any]]:
+    """A and B of each output slice, as the layer's own set_lora would divide them."""
+    if not isinstance(a, list):
+        # One pair for the whole layer; where that has several slices, they share A and divide B.
+        a, b = [a] * module.n_slices, list(b.split(list(module.output_slices))) if module.n_slices > 1 else [b]
+    elif len(b) != module.n_slices:
+        a, b = module.expand_packed_lora(a, b)
+    if module.tp_size > 1:
+        single = module.n_slices == 1
+        a, b = module.slice_lora_a(a[0] if single else a), module.slice_lora_b(b[0] if single else b)
+        a, b = ([a], [b]) if single else (a, b)
+    return a, b
 
 
 # --- Metrics ---------------------------------------------------------------------------------------------------
