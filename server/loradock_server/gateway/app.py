@@ -91,15 +91,7 @@ def create_app(
     app.state.services = services
     # First, because routes are tried in order and these are the busy ones.
     for operation in OPERATIONS:
-        route = InferenceRoute(
-            operation,
-            settings,
-            services.auth,
-            services.table,
-            services.engine,
-            services.ledger,
-            services.tracer,
-        )
+        route = InferenceRoute(operation, services)
         app.router.routes.append(Route(operation.path, route, methods=["POST"]))
     for part in (models, admin_adapters, admin_keys, health):
         app.include_router(part.build_router(services))

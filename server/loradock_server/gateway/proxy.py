@@ -17,19 +17,16 @@ from typing import Any
 
 import aiohttp
 from opentelemetry import trace
-from opentelemetry.trace import Tracer
 from starlette.types import Receive, Scope, Send
 
 from loradock_server import wire
-from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.asgi import (
     DisconnectWatch,
     cancelled_on_disconnect,
     read_body,
     send_answer,
 )
-from loradock_server.gateway.auth import Authenticator, Caller
-from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.auth import Caller
 from loradock_server.gateway.errors import (
     CLIENT_GONE_STATUS,
     BadRequest,
@@ -40,9 +37,8 @@ from loradock_server.gateway.errors import (
 )
 from loradock_server.gateway.exchange import Exchange, Operation
 from loradock_server.gateway.observe import CALL, Call
+from loradock_server.gateway.services import Services
 from loradock_server.gateway.sse import StreamScan, leading_error
-from loradock_server.gateway.table import RoutingTable
-from loradock_server.settings import Settings
 from loradock_server.telemetry import attributes as names
 from loradock_server.telemetry import tracing
 
@@ -52,23 +48,9 @@ _log = logging.getLogger(__name__)
 class InferenceRoute:
     """One inference route, for every model this gateway serves."""
 
-    def __init__(
-        self,
-        operation: Operation,
-        settings: Settings,
-        auth: Authenticator,
-        table: RoutingTable,
-        engine: EngineClient,
-        ledger: Ledger,
-        tracer: Tracer,
-    ) -> None:
+    def __init__(self, operation: Operation, services: Services) -> None:
         self.operation = operation
-        self._settings = settings
-        self._auth = auth
-        self._table = table
-        self._engine = engine
-        self._ledger = ledger
-        self._tracer = tracer
+        self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call: Call = scope[CALL]
@@ -88,13 +70,13 @@ class InferenceRoute:
                 _log.exception("request %s failed", call.request_id)
             await answer.fail(error)
         finally:
-            self._ledger.finish(exchange)
+            self._services.ledger.finish(exchange)
 
     async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
         """Who asks, what for, and who will answer."""
-        caller = await self._auth.inference(call.headers)
+        caller = await self._services.auth.inference(call.headers)
         exchange.caller = caller.id
-        body = _parse(await read_body(call.headers, receive, self._settings.max_body_bytes))
+        body = _parse(await read_body(call.headers, receive, self._services.settings.max_body_bytes))
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequest(
@@ -104,7 +86,10 @@ class InferenceRoute:
         exchange.stream = body.get("stream") is True
         choices = body.get("n")
         exchange.choices = choices if isinstance(choices, int) else 1
-        exchange.target = self._table.resolve(model)
+        exchange.target = self._services.table.resolve(model)
+        state = self._services.watch.state
+        if state.wrong_base:
+            raise EngineUnavailable(str(state.problem))
         if self.operation.takes_salt:
             body["cache_salt"] = _salt(caller, body.get("cache_salt"))
         return body
@@ -112,8 +97,10 @@ class InferenceRoute:
     async def _forward(self, exchange: Exchange, body: dict[str, Any], receive: Receive, answer: Answer) -> None:
         target = exchange.target
         assert target is not None
-        exchange.open_span(self._tracer, self._table.base_name, body, content=self._settings.record_content)
-        self._ledger.begin(exchange)
+        exchange.open_span(
+            self._services.tracer, self._services.table.base_name, body, content=self._services.settings.record_content
+        )
+        self._services.ledger.begin(exchange)
         headers = {"content-type": "application/json", wire.REQUEST_ID: exchange.request_id}
         if target.ref is not None and target.digest is not None:
             headers[wire.ADAPTER] = target.ref.id
@@ -124,7 +111,7 @@ class InferenceRoute:
         try:
             async with (
                 cancelled_on_disconnect(receive) as watch,
-                self._engine.post(self.operation.path, json.dumps(body).encode(), headers) as upstream,
+                self._services.engine.post(self.operation.path, json.dumps(body).encode(), headers) as upstream,
             ):
                 exchange.residency = upstream.headers.get(wire.RESIDENCY)
                 if exchange.residency:

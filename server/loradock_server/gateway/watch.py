@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loradock_adapters.base_model import BaseModel
@@ -27,10 +27,12 @@ _log = logging.getLogger(__name__)
 class EngineState:
     """One answer of the engine; `problem` says why it is not ready, and is None when it is.
 
-    `adapters` maps the adapter id to what the engine told of it (tier, bytes, in_flight, last_used).
+    With `wrong_base` it would answer, but from other weights than those that were asked for. `adapters` maps the
+    adapter id to what the engine told of it (tier, bytes, in_flight, last_used).
     """
 
     problem: str | None = "the engine has not answered yet"
+    wrong_base: bool = False
     generation: str | None = None
     restarts: int = 0
     max_model_len: int | None = None
@@ -63,10 +65,10 @@ class EngineWatch:
             self.state = self._read(await self._engine.state())
         except (EngineUnavailable, EngineTimeout) as error:
             # Its adapters died with it; how often it was restarted is still known.
-            self.state = EngineState(str(error), before.generation, before.restarts, before.max_model_len)
+            self.state = replace(before, problem=str(error), wrong_base=False, adapters={})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             problem = f"the engine's state cannot be read ({error!r}); is {self._engine.address} a LoRADock engine?"
-            self.state = EngineState(problem, before.generation, before.restarts, before.max_model_len)
+            self.state = replace(before, problem=problem, wrong_base=False, adapters={})
         self._metrics.engine_up.set(self.state.ready)
         self._metrics.engine_restarts.value = self.state.restarts
         if self.state.ready != before.ready:
@@ -78,15 +80,17 @@ class EngineWatch:
 
     def _read(self, told: Mapping[str, Any]) -> EngineState:
         base = told.get("base") or {}
-        digest = base.get("digest")
+        digest = str(base.get("digest") or "")
+        wrong_base = digest not in ("", self._base.digest)
         problem = None if told.get("ready") is True else "the engine is starting"
-        if problem is None and digest and digest != self._base.digest:
+        if wrong_base:
             problem = (
                 f"the engine has base model {base.get('name')!r} (digest {digest[:12]}…), "
                 f"this gateway {self._base.name!r} ({self._base.digest[:12]}…); start both with the same --model"
             )
         return EngineState(
             problem=problem,
+            wrong_base=wrong_base,
             generation=told.get("generation"),
             restarts=max(int(told.get("restarts") or 0), 0),
             max_model_len=told.get("max_model_len"),

@@ -83,11 +83,15 @@ def test_readiness_and_the_engine_metrics_follow_death_and_return(gateway: Gatew
     assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
 
 
-def test_an_engine_with_another_base_model_is_not_ready(start: Start) -> None:
+def test_an_engine_with_another_base_model_answers_nobody(start: Start) -> None:
     with start(engine_up=False) as gateway:
         gateway.engine.base = {"name": "other", "digest": "f" * 64}
         gateway.engine.revive()
         eventually(lambda: "other" in gateway.http.get("/readyz").json().get("reason", ""))
+        answer = gateway.http.post("/v1/completions", json=BODY)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert "--model" in answer.json()["error"]["message"]
+        assert gateway.engine.history == []
 
 
 def test_an_engine_whose_state_is_nonsense_is_not_ready_until_it_talks_sense(gateway: Gateway) -> None:
