@@ -17,6 +17,7 @@ from loradock_server.cli.errors import CommandError, NotDone, Unreadable
 from loradock_server.cli.home import read_settings
 from loradock_server.cli.output import answering
 from loradock_server.settings import Settings
+from loradock_server.telemetry.logs import configure_logging
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (LORADOCK_HOME).")]
 Model = Annotated[str | None, typer.Option("--model", help="Base model: the bundled one, a local folder, or a hub id.")]
@@ -40,7 +41,7 @@ def serve(
 ) -> None:
     """Run gateway and engine together on this machine, until Ctrl-C."""
     with answering(as_json=False):
-        settings = read_settings(home=home, model=model, host=host, port=port)
+        settings = _settings(home=home, model=model, host=host, port=port)
         _require_vllm()
         from loradock_server.cli.together import serve_together
 
@@ -50,7 +51,7 @@ def serve(
 def gateway(home: Home = None, model: Model = None, host: Host = None, port: Port = None) -> None:
     """Run the gateway alone; LORADOCK_ENGINE_URL and LORADOCK_ENGINE_TOKEN say where its engine is."""
     with answering(as_json=False):
-        settings = read_settings(home=home, model=model, host=host, port=port)
+        settings = _settings(home=home, model=model, host=host, port=port)
         token = _require_token(settings)
         from loradock_server.cli.find_base import open_base
         from loradock_server.gateway.server import run_gateway
@@ -62,7 +63,7 @@ def gateway(home: Home = None, model: Model = None, host: Host = None, port: Por
 def engine(home: Home = None, model: Model = None) -> None:
     """Run one supervised engine; it listens on LORADOCK_ENGINE_URL and answers only LORADOCK_ENGINE_TOKEN."""
     with answering(as_json=False):
-        settings = read_settings(home=home, model=model)
+        settings = _settings(home=home, model=model)
         token = _require_token(settings)
         _require_vllm()
         from loradock_server.cli.find_base import open_base
@@ -95,6 +96,12 @@ def run_async(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
         uvloop.run(with_signals())
     except asyncio.CancelledError:
         raise CommandError("stopped at once, on a second signal") from None
+
+
+def _settings(**flags: Any) -> Settings:
+    settings = read_settings(**flags)
+    configure_logging(settings.log_format, settings.log_level)
+    return settings
 
 
 def _require_vllm() -> None:

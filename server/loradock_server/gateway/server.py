@@ -58,13 +58,15 @@ async def run_gateway(
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
     provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
     registry = await asyncio.to_thread(Registry.open, settings.registry)
+    store = Store(settings.store_root)
+    await asyncio.to_thread(store.sweep)
     try:
         chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
         first_key = await asyncio.to_thread(registry.keys.ensure_admin, chosen)
         app = create_app(
             settings,
             registry,
-            Store(settings.store_root),
+            store,
             base.model,
             engine_token,
             base_name=base.served_name,
