@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from rich.progress import track
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from loradock_adapters.base_fetch import SMOLLM2
 from loradock_adapters.base_model import BaseModel
@@ -28,7 +28,7 @@ from loradock_adapters.training.recipe import read_recipe
 from loradock_adapters.training.scoring import Measure, exact, label_named, same_json, summary_overlap
 
 EXAMPLES = Path(__file__).parent
-BATCH = 25
+BATCH = 75
 SAMPLES = 4
 SHOWN = 200  # characters of a text in result.json: enough to see the difference
 
@@ -43,9 +43,9 @@ class Task:
 
 
 TASKS = {
-    "home-commands": Task(same_json, "share of answers whose JSON is exactly the wanted one", 64),
-    "python-docstrings": Task(summary_overlap, "mean ROUGE-L F1 of the docstring's words", 48),
-    "mail-triage": Task(label_named, "accuracy; an answer counts as the first of spam or ham it names", 32),
+    "home-commands": Task(same_json, "share of answers whose JSON is exactly the wanted one", 48),
+    "python-docstrings": Task(summary_overlap, "mean ROUGE-L F1 of the docstring's words", 40),
+    "mail-triage": Task(label_named, "accuracy; an answer counts as the first of spam or ham it names", 24),
 }
 
 
@@ -72,7 +72,7 @@ def batches(count: int, what: str) -> Iterator[slice]:
 
 
 def answer(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, examples: tuple[Example, ...], task: Task, what: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: tuple[Example, ...], task: Task, what: str
 ) -> tuple[str, ...]:
     """Greedy answers to what a client would send: the user's message, rendered by the chat template."""
     prompts = [
@@ -91,7 +91,7 @@ def answer(
     return tuple(text.strip() for text in answers)
 
 
-def mean_loss(model: PeftModel, tokens: TokenSet) -> float:
+def mean_loss(model: PreTrainedModel, tokens: TokenSet) -> float:
     """Mean over all answer tokens, stop token included."""
     total, count = 0.0, 0
     for one in tokens.examples:
@@ -103,7 +103,7 @@ def mean_loss(model: PeftModel, tokens: TokenSet) -> float:
 
 
 def outcome(
-    model: PeftModel,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: DataFile,
     tokens: TokenSet,
@@ -135,14 +135,14 @@ def evaluate(name: str, base_folder: Path) -> None:
     recipe = read_recipe(folder / "recipe.toml").recipe
     data = read_examples(folder / (recipe.data.held_out or ""))
     tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
-    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, local_files_only=True)
-    model = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
+    model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32, local_files_only=True)
     tokens = tokenize(tokenizer, data.examples, max_length=8192)
 
     with torch.inference_mode():
-        with model.disable_adapter():
-            without = outcome(model, tokenizer, data, tokens, task, "base")
-        adapted = outcome(model, tokenizer, data, tokens, task, "adapter")
+        without = outcome(model, tokenizer, data, tokens, task, f"{name}: base")
+        # Merging in float32 changes nothing that counts and saves a third of the time.
+        merged = PeftModel.from_pretrained(model, str(folder / "adapter")).merge_and_unload()
+        adapted = outcome(merged, tokenizer, data, tokens, task, f"{name}: adapter")
 
     shown = list(zip(data.examples, without.answers, adapted.answers, strict=True))[:SAMPLES]
     document = {
