@@ -212,3 +212,106 @@ def test_an_unload_that_runs_out_of_time_leaves_the_adapter_serving() -> None:
         assert engine.unloaded_ids == []
 
     run(scenario)
+
+
+def test_two_cold_adapters_that_compete_for_one_place_are_both_served_with_one_load_each() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async def ask(adapter_id: str) -> None:
+            async with residency.lease(adapter_id, adapter_id):
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(ask(f"a{number}@1") for number in range(5)))
+        assert len(engine.loaded_ids) == 5
+
+    run(scenario, capacity=1)
+
+
+def test_the_place_of_an_adapter_being_unloaded_goes_to_the_load_that_waits_for_one() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async def ask() -> None:
+            async with residency.lease("c@1", "d3"):
+                pass
+
+        async with residency.lease("b@1", "d2"):
+            async with residency.lease("a@1", "d1"):
+                waiting = asyncio.create_task(ask())
+                await asyncio.sleep(0.02)
+                unloading = asyncio.create_task(residency.unload("a@1"))
+                await asyncio.sleep(0.02)
+            assert await unloading
+            await waiting
+
+    run(scenario)
+
+
+def test_loads_that_queue_for_room_give_up_together_and_not_one_after_the_other() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async def ask(adapter_id: str) -> None:
+            async with residency.lease(adapter_id, adapter_id):
+                pass
+
+        async with residency.lease("busy@1", "d1"):
+            began = asyncio.get_running_loop().time()
+            ends = await asyncio.gather(*(ask(f"a{n}@1") for n in range(10)), return_exceptions=True)
+            assert {type(end) for end in ends} == {NoRoom}
+            assert asyncio.get_running_loop().time() - began < 0.2 * 3
+
+    run(scenario, capacity=1)
+
+
+def test_unloading_an_adapter_that_is_just_being_loaded_undoes_the_load() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async def ask() -> None:
+            async with residency.lease("a@1", "d1"):
+                pass
+
+        engine.gate.clear()
+        asking = asyncio.create_task(ask())
+        await asyncio.sleep(0.02)
+        unloading = asyncio.create_task(residency.unload("a@1"))
+        await asyncio.sleep(0.02)
+        engine.gate.set()
+        assert await unloading
+        await asyncio.gather(asking, return_exceptions=True)
+        assert (ids(residency), engine.loaded_ids, engine.unloaded_ids) == ([], ["a@1"], ["a@1"])
+
+    run(scenario)
+
+
+def test_a_failure_nobody_thought_of_is_told_with_its_reason_and_harms_no_other_adapter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        def fetch(digest: str) -> tuple[Path, int]:
+            if digest == "d1":
+                raise PermissionError(13, "Permission denied", "/blobs/d1")
+            return Path("/blobs"), 1
+
+        monkeypatch.setattr(engine, "fetch", fetch)
+        with pytest.raises(ResidencyError, match="PermissionError.*Permission denied") as caught:
+            async with residency.lease("a@1", "d1"):
+                pass
+        assert caught.value.status == 500
+        async with residency.lease("b@1", "d2") as state:
+            assert state == "cold"
+
+    run(scenario)
+
+
+def test_a_place_is_free_again_when_the_clients_that_waited_for_its_adapter_have_left() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async def ask(adapter_id: str) -> None:
+            async with residency.lease(adapter_id, adapter_id):
+                pass
+
+        engine.gate.clear()
+        leaving = asyncio.create_task(ask("a@1"))
+        await asyncio.sleep(0.02)
+        staying = asyncio.create_task(ask("b@1"))
+        await asyncio.sleep(0.02)
+        leaving.cancel()
+        engine.gate.set()
+        await staying
+        assert engine.unloaded_ids == ["a@1"]
+
+    run(scenario, capacity=1)
