@@ -1,4 +1,4 @@
-"""Adapter bytes for the engine: out of the content-addressed store, verified and checked once per process.
+"""Adapter bytes for the engine: out of the content-addressed store, their hash compared at every load.
 
 Runs in worker threads. What it returns may be handed to vLLM, which checks next to nothing itself.
 """
@@ -17,22 +17,25 @@ from .residency import AdapterGone, AdapterUnfit
 
 
 class StoredArtifacts:
-    """residency.Artifacts over a `Store`. A digest once found good is not hashed again: blobs are read-only."""
+    """residency.Artifacts over a `Store`.
+
+    The bytes are hashed at every load: read-only files still rot, are edited by root, or are restored half way. The
+    verdict on their content is kept, since the same digest is the same content.
+    """
 
     def __init__(self, store: Store, base: BaseModel, limits: Limits) -> None:
         self._store = store
         self._base = base
         self._limits = limits
-        self._good: dict[str, int] = {}
+        self._good: dict[str, int] = {}  # digest to size in bytes
         self._lock = threading.Lock()
 
     def fetch(self, digest: str) -> tuple[Path, int]:
         try:
-            folder = self._store.path(digest)
+            folder = self._store.verify(digest)
             with self._lock:
                 size = self._good.get(digest)
-            if size is None or not folder.is_dir():
-                self._store.verify(digest)
+            if size is None:
                 report = check_adapter(folder, self._base, self._limits)
                 report.raise_if_faulty()
                 size = report.size_bytes
