@@ -5,7 +5,7 @@ The guard sets it, vLLM's own code runs inside it, and the hooks in `vllm_compat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,10 @@ class Generation:
 
 @dataclass(slots=True)
 class RequestContext:
-    """Who asked for what, and how to read each generation's counts at any moment, finished or not."""
+    """Who asked for what, and how to read each generation's counts at any moment, finished or not.
+
+    `ends`: calls that make sure that a generation has left the engine; `over`: no generation may start any more.
+    """
 
     request_id: str
     gateway: str
@@ -33,6 +36,14 @@ class RequestContext:
     digest: str | None
     residency: str | None = None
     generations: list[Callable[[], Generation]] = field(default_factory=list)
+    ends: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    over: bool = False
+
+    async def end(self) -> None:
+        """End what the request started in the engine and left running there."""
+        self.over = True
+        for end in self.ends:
+            await end()
 
     def record(self) -> dict[str, Any]:
         """The usage line of this request as it stands now (see `wire.USAGE`)."""

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
+from loradock_adapters.errors import AdapterError
+from loradock_adapters.names import AdapterRef
 from loradock_server import wire
 
 from .context import RequestContext, current_request
@@ -90,12 +92,15 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         adapter, digest = header(scope, wire.ADAPTER) or None, header(scope, wire.DIGEST) or None
+        if fault := fault_of(adapter, digest):
+            await reply_error(send, 400, fault, code="bad_adapter_header")
+            return
         context = RequestContext(header(scope, wire.REQUEST_ID), header(scope, wire.GATEWAY), adapter, digest)
         self.in_flight += 1
         self._idle.clear()
         try:
             async with AsyncExitStack() as held:
-                if adapter and digest:
+                if adapter is not None and digest is not None:
                     try:
                         context.residency = await held.enter_async_context(self._residency.lease(adapter, digest))
                     except ResidencyError as error:
@@ -107,6 +112,8 @@ class Guard:
                     await self._app(scope, receive, _Relay(send, self._health, context.residency))
                 finally:
                     current_request.reset(token)
+                    # Before the lease ends: an adapter must not leave while the engine still computes with it.
+                    await context.end()
         finally:
             self.in_flight -= 1
             if self.in_flight == 0:
@@ -158,6 +165,18 @@ class _Relay:
             self._started = True
             await self._send(start)
         await self._send(message)
+
+
+def fault_of(adapter: str | None, digest: str | None) -> str | None:
+    """What is wrong with the pair of headers that names an adapter, None when it is sound."""
+    if (adapter is None) != (digest is None):
+        return f"{wire.ADAPTER} and {wire.DIGEST} come together or not at all"
+    try:
+        if adapter is not None:
+            AdapterRef.parse(adapter)
+    except AdapterError as error:
+        return f"{wire.ADAPTER}: {error}"
+    return None
 
 
 def header(scope: Scope, name: str) -> str:

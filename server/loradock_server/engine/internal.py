@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from loradock_server import wire
 
 from .replies import Receive, Scope, Send, reply_bytes, reply_error, reply_json
-from .residency import Residency
+from .residency import Residency, ResidencyError
 from .usage import UsageFeed
 
 MAX_BODY = 64 * 1024
@@ -113,5 +113,8 @@ class Internal:
             unloaded = await self._residency.unload(str(adapter_id), timeout_seconds=60)
         except TimeoutError:
             await reply_error(send, 503, f"{adapter_id} still answers requests after 60 s", code="busy", retry_after=5)
+            return
+        except ResidencyError as error:
+            await reply_error(send, error.status, str(error), code=error.code, retry_after=5)
             return
         await reply_json(send, 200, {"unloaded": unloaded})

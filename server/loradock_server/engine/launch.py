@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from loradock_server.base import ServedBase
 from loradock_server.settings import Settings
 
+PLUGIN = "loradock"  # our entry point in vllm.general_plugins
 # vLLM sizes its slots by one of these (LoRAConfig.max_lora_rank); an adapter may have any rank up to it.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -69,7 +70,8 @@ def vllm_flags(order: LaunchOrder, *, on_cpu: bool, trace_endpoint: str | None) 
         f"--served-model-name={order.served_name}",
         "--enable-lora",
         f"--max-loras={order.max_loras}",
-        f"--max-cpu-loras={max(order.max_loras, order.max_cpu_loras)}",
+        # More than we ever load: which adapter leaves is decided by our residency, never by vLLM's own LRU.
+        f"--max-cpu-loras={max(order.max_loras, order.max_cpu_loras) + order.max_loras}",
         f"--max-lora-rank={vllm_rank(order.max_rank)}",
         # Leaves embeddings and lm_head unwrapped: less work each step, and no crash on prompt_logprobs (map: H8).
         "--lora-target-modules",
@@ -103,6 +105,9 @@ def process_environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
     result = dict(env)
     # vLLM's own way to load adapters at run time is unauthenticated and takes any path: never, whatever is set.
     result.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
+    # Where this names the plugins to load, ours must be among them, or base rows are answered by adapters (map: H1).
+    if (plugins := result.get("VLLM_PLUGINS")) is not None and PLUGIN not in plugins.split(","):
+        result["VLLM_PLUGINS"] = ",".join(filter(None, (plugins, PLUGIN)))
     result.setdefault("VLLM_NO_USAGE_STATS", "1")
     result.setdefault("OTEL_SERVICE_NAME", "loradock-engine")
     # OTLP over HTTP, as in our gateway; vLLM's own default would be gRPC.

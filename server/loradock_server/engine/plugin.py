@@ -1,7 +1,7 @@
-"""The vLLM plugin (entry point `vllm.general_plugins`): puts our LoRA arithmetic in place of vLLM's, on CPU only.
+"""The vLLM plugin (entry point `vllm.general_plugins`): orderly removal of adapters, and our LoRA arithmetic on CPU.
 
-vLLM calls `register` in each of its processes, sometimes twice. On a GPU it does nothing: vLLM's Triton kernels are
-right there.
+vLLM calls `register` in each of its processes, sometimes twice. On a GPU the arithmetic stays vLLM's: its Triton
+kernels are right there.
 """
 
 from __future__ import annotations
@@ -11,5 +11,6 @@ def register() -> None:
     """Idempotent; imports nothing heavy before vLLM itself is there."""
     from . import vllm_compat
 
+    vllm_compat.end_requests_of_removed_adapters()
     if vllm_compat.on_cpu():
         vllm_compat.use_segmented_kernels()

@@ -7,9 +7,11 @@ test_vllm_compat.py says which name, before a server fails on it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -31,7 +33,10 @@ from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import OutputProcessor
+from vllm.v1.request import RequestStatus
 
 from loradock_adapters.names import AdapterRef
 from loradock_server.telemetry import attributes
@@ -39,8 +44,8 @@ from loradock_server.telemetry import attributes
 if TYPE_CHECKING:
     from .kernels.slots import LayerSlots, Packed
 
-from .context import Generation, current_request
-from .residency import AdapterUnfit
+from .context import Generation, RequestContext, current_request
+from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, ResidencyError
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +117,14 @@ def track_requests(client: Any) -> None:
     note_finished = processor._update_stats_from_finished
 
     def tracked_add(request: Any, *args: Any, **kwargs: Any) -> None:
-        add_request(request, *args, **kwargs)
         context = current_request.get()
-        state = processor.request_states.get(request.request_id)
-        if context is not None and state is not None:
+        if context is None:
+            add_request(request, *args, **kwargs)
+            return
+        _refuse_what_no_lease_covers(request, context)
+        add_request(request, *args, **kwargs)
+        context.ends.append(_ender(client, request.request_id))
+        if state := processor.request_states.get(request.request_id):
             context.generations.append(_reader(state))
 
     def tracked_finish(req_state: Any, finish_reason: Any, iteration_stats: Any) -> None:
@@ -124,6 +133,24 @@ def track_requests(client: Any) -> None:
 
     processor.add_request = tracked_add
     processor._update_stats_from_finished = tracked_finish
+
+
+def _refuse_what_no_lease_covers(request: Any, context: RequestContext) -> None:
+    """Only the adapter that the guard holds in memory for this HTTP request, and only while it does, may answer it."""
+    adapter = request.lora_request.lora_name if request.lora_request else None
+    if adapter != context.adapter:
+        raise ValueError(f"model is {adapter or 'the base model'}, but the request is for {context.adapter}")
+    if context.over:
+        raise ValueError(f"request {context.request_id} is over")
+
+
+def _ender(client: Any, request_id: str) -> Callable[[], Awaitable[None]]:
+    async def end() -> None:
+        # vLLM aborts what its client left, but sometimes only when the garbage collector gets there.
+        if request_id in client.output_processor.request_states and not client.errored:
+            await client.abort(request_id, internal=True)
+
+    return end
 
 
 def _reader(state: Any) -> Callable[[], Generation]:
@@ -207,21 +234,59 @@ class AdapterLoader:
         request = LoRARequest(adapter_id, next(self._numbers), str(folder))
         try:
             await self._client.add_lora(request)
+        except EngineDeadError as error:
+            raise EngineGone(f"the engine died while it loaded {adapter_id}; retry") from error
         except Exception as error:
             # A load that fails half way leaves its slot marked as in use with half the weights (map: H4).
-            await self._client.remove_lora(request.lora_int_id)
-            raise AdapterUnfit(f"the engine refused adapter {adapter_id}: {_last_line(error)}") from error
+            with contextlib.suppress(EngineDeadError):
+                await self._client.remove_lora(request.lora_int_id)
+            raise refusal(adapter_id, str(error).replace(str(folder), "its folder")) from error
         self._models.lora_requests[adapter_id] = request
         return int(request.lora_int_id)
 
     async def unload(self, adapter_id: str, number: int) -> None:
         self._models.lora_requests.pop(adapter_id, None)
-        await self._client.remove_lora(number)
+        try:
+            await self._client.remove_lora(number)
+        except EngineDeadError as error:
+            raise EngineGone(f"the engine died while it unloaded {adapter_id}") from error
 
 
-def _last_line(error: Exception) -> str:
-    # The worker's message is wrapped by every layer it passes; the cause is in the innermost quotes.
-    return str(error).strip().rsplit("\n", 1)[-1][:500]
+def refusal(adapter_id: str, text: str) -> ResidencyError:
+    """What to tell the client of an adapter that vLLM would not load, from what vLLM said."""
+    # Every layer that the worker's message passes wraps it; the cause is in the middle.
+    if found := re.search(r"Worker failed with error '(.*)', please check", text, re.DOTALL):
+        text = found[1]
+    cause = text.strip().rsplit("\n", 1)[-1][:500] or "no reason given, see the engine's log"
+    if "No adapter found for" in cause:
+        return AdapterGone(f"adapter {adapter_id}: its files went away while the engine read them")
+    if re.search(r"out of memory|allocate memory|MemoryError", cause, re.IGNORECASE):
+        return NoRoom(f"the engine has no memory for adapter {adapter_id}: {cause}")
+    return AdapterUnfit(f"the engine refused adapter {adapter_id}: {cause}")
+
+
+def end_requests_of_removed_adapters() -> None:
+    """Make vLLM's core end the requests that still use an adapter before it removes it. Idempotent.
+
+    Stock vLLM would read the removed adapter's files again inside the next step; a fault in them, or their absence,
+    then ends the engine (map: H2). Residency removes only what nobody uses, so this is the second lock on that door.
+    """
+    remove = EngineCoreProc.remove_lora
+    if hasattr(remove, "loradock_orderly"):
+        return
+
+    def remove_orderly(self: Any, lora_id: int) -> bool:
+        users = [
+            r for r in self.scheduler.requests.values() if r.lora_request and r.lora_request.lora_int_id == lora_id
+        ]
+        if users:
+            log.warning("adapter number %d is removed under %d requests, which are ended", lora_id, len(users))
+            ids = [request.request_id for request in users]
+            self._send_abort_outputs(self.scheduler.finish_requests(ids, RequestStatus.FINISHED_ABORTED))
+        return bool(remove(self, lora_id))
+
+    remove_orderly.loradock_orderly = True  # type: ignore[attr-defined]
+    EngineCoreProc.remove_lora = remove_orderly
 
 
 # --- LoRA arithmetic on CPU ------------------------------------------------------------------------------------
@@ -256,7 +321,8 @@ def use_segmented_kernels() -> None:
         add_adapter(self, lora)
         try:
             lora.loradock_packed = _pack_adapter(self, lora)
-        except (ValueError, IndexError, RuntimeError):
+        except BaseException:
+            # Nothing half done stays registered, or the next request with this number would be served from it (H4).
             self._registered_adapters.pop(lora.id, None)
             raise
         lora.loras = {}  # the packed copy is the only one

@@ -37,8 +37,10 @@ class FakeResidency:
         if self.refuse:
             raise AdapterUnfit(self.refuse)
         self.held.append((adapter_id, digest))
-        yield "cold"
-        self.held.remove((adapter_id, digest))
+        try:
+            yield "cold"
+        finally:
+            self.held.remove((adapter_id, digest))
 
 
 class Engine:
@@ -213,5 +215,56 @@ def test_a_malformed_unload_is_a_400(body: bytes) -> None:
     async def main() -> None:
         response = await World(answer).client.post("/internal/unload", content=body)
         assert response.status_code == 400
+
+    drive(main())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {wire.ADAPTER: "a@1"},
+        {wire.DIGEST: "d"},
+        {wire.ADAPTER: "a", wire.DIGEST: "d"},
+        {wire.ADAPTER: "../a@1", wire.DIGEST: "d"},
+        {wire.ADAPTER: "a@0", wire.DIGEST: "d"},
+    ],
+    ids=str,
+)
+def test_a_request_whose_adapter_headers_make_no_sense_is_refused_and_never_answered_without_a_lease(
+    headers: dict[str, str],
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("must not be reached")
+
+    async def main() -> None:
+        world = World(app)
+        response = await world.client.post("/v1/completions", headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_adapter_header")
+        assert world.guard.in_flight == 0
+
+    drive(main())
+
+
+def test_the_lease_lasts_until_the_engine_has_let_go_of_the_request_even_when_the_client_left() -> None:
+    held_at_the_end: list[tuple[str, str]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        context = current_request.get()
+        assert context is not None
+
+        async def end() -> None:
+            await asyncio.sleep(0)
+            held_at_the_end.extend(world.residency.held)
+
+        context.ends.append(end)
+        raise ConnectionResetError("the client left")
+
+    world = World(app)
+
+    async def main() -> None:
+        with pytest.raises(ConnectionResetError):
+            await world.client.post("/v1/completions", headers={wire.ADAPTER: "a@1", wire.DIGEST: "d1"})
+        assert held_at_the_end == [("a@1", "d1")]
+        assert world.residency.held == []
 
     drive(main())

@@ -52,6 +52,19 @@ def test_the_hooks_we_replace_have_the_shape_we_know() -> None:
     assert parameters(vllm_compat.LoRAModelManager.activate_adapter)[:2] == ["self", "lora_id"]
 
 
+def test_the_core_ends_requests_by_the_names_we_use() -> None:
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    core = vllm_compat.EngineCoreProc
+    assert parameters(core.remove_lora) == ["self", "lora_id"]
+    assert parameters(core._send_abort_outputs) == ["self", "aborted_reqs"]
+    assert parameters(Scheduler.finish_requests) == ["self", "request_ids", "finished_status"]
+    assert parameters(AsyncLLM.abort) == ["self", "request_id", "internal"]
+    assert parameters(AsyncLLM.add_lora) == ["self", "lora_request"]
+    assert parameters(AsyncLLM.remove_lora) == ["self", "lora_id"]
+
+
 def test_the_wrapper_that_we_replace_has_the_methods_we_override() -> None:
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
@@ -74,14 +87,15 @@ def test_the_plugin_puts_our_kernels_in_place_on_cpu_and_steps_aside_elsewhere(
 ) -> None:
     from loradock_server.engine.plugin import register
 
-    called: list[bool] = []
-    monkeypatch.setattr(vllm_compat, "use_segmented_kernels", lambda: called.append(True))
+    called: list[str] = []
+    monkeypatch.setattr(vllm_compat, "use_segmented_kernels", lambda: called.append("kernels"))
+    monkeypatch.setattr(vllm_compat, "end_requests_of_removed_adapters", lambda: called.append("removal"))
     monkeypatch.setattr(vllm_compat, "on_cpu", lambda: False)
     register()
-    assert called == []
+    assert called == ["removal"]
     monkeypatch.setattr(vllm_compat, "on_cpu", lambda: True)
     register()
-    assert called == [True]
+    assert called == ["removal", "removal", "kernels"]
 
 
 def test_every_flag_we_pass_is_one_that_vllms_parser_knows(order: LaunchOrder) -> None:
@@ -90,7 +104,7 @@ def test_every_flag_we_pass_is_one_that_vllms_parser_knows(order: LaunchOrder) -
     assert args.enable_lora
     assert args.lora_target_modules == ["q_proj", "up_proj"]
     assert args.max_lora_rank == 16
-    assert args.max_cpu_loras == 4
+    assert args.max_cpu_loras == 4 + 4  # vLLM's own LRU never comes to its limit
     assert args.kv_cache_memory_bytes == 1 << 20
     assert args.otlp_traces_endpoint == "http://c:4318/v1/traces"
     assert args.served_model_name == ["base"]
