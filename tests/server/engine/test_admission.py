@@ -1,0 +1,313 @@
+"""Fair admission on a fake clock: nobody starves, tokens are shared fairly, nothing is lost when clients leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loradock_server.engine.admission import (
+    TICK_SECONDS,
+    AdapterQueueFull,
+    Admission,
+    QueueFull,
+    Reading,
+    Rules,
+    Ticket,
+)
+from tests.server.engine.admission_world import STEP_SECONDS, World, simulate
+
+NEVER = 1e9
+
+
+def free() -> Reading:
+    return Reading(0, 0)
+
+
+def in_world(scenario: Callable[[World], Awaitable[None]], world: Callable[[], World] = World) -> None:
+    async def main() -> None:
+        await scenario(world())
+
+    simulate(main())
+
+
+# --- Nobody starves ---
+
+
+@pytest.mark.parametrize("places", [1, 2, 8])
+def test_a_hot_set_of_exactly_max_loras_adapters_cannot_starve_a_lonely_request(places: int) -> None:
+    tokens = 40
+    rules = Rules(patience=NEVER)
+
+    async def scenario(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 120
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(places):
+                tasks.create_task(world.keep_busy(f"hot-{number}@1", tokens, streams=4, until=until))
+            await asyncio.sleep(30)
+            for _ in range(5):
+                began = loop.time()
+                job = await world.serve("lonely@1", 5)
+                assert job.waited <= rules.quantum_seconds + tokens * STEP_SECONDS + TICK_SECONDS + 0.01
+                assert job.waited > 0, "the hot set left a gap: this test shows nothing"
+                await asyncio.sleep(10 - (loop.time() - began))
+
+    in_world(scenario, lambda: World(rules, places=places, seats=64))
+
+
+def test_twenty_adapters_on_two_places_all_get_their_turn_within_the_bound() -> None:
+    async def scenario(world: World) -> None:
+        until = asyncio.get_running_loop().time() + 300
+        await asyncio.gather(
+            *(world.keep_busy(f"a{n}@1", 10 + 3 * n, streams=3, until=until) for n in range(20)),
+            world.keep_busy(None, 30, streams=3, until=until),
+        )
+        assert all(job.admitted for job in world.jobs)
+        for job in world.jobs:
+            assert (job.admitted or 0) - world.head_since(job) <= world.worst_wait(job, 10 + 3 * 19)
+
+    in_world(scenario)
+
+
+def test_an_adapter_with_a_long_history_of_unshared_use_is_not_punished_beyond_the_patience() -> None:
+    async def scenario(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        await world.keep_busy("greedy@1", 40, streams=6, until=loop.time() + 600)
+        until = loop.time() + 100
+        newcomers = asyncio.gather(*(world.keep_busy(f"new-{n}@1", 40, streams=6, until=until) for n in range(2)))
+        await asyncio.sleep(1)
+        job = await world.serve("greedy@1", 40)
+        assert job.waited <= world.worst_wait(job, 40)
+        await newcomers
+
+    in_world(scenario)
+
+
+def test_base_requests_need_no_place() -> None:
+    async def scenario(world: World) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for name in ("a@1", "b@1"):
+                tasks.create_task(world.serve(name, 100))
+            await asyncio.sleep(0)
+            job = await world.serve(None, 5)
+        assert job.waited == 0
+
+    in_world(scenario)
+
+
+def test_an_idle_adapters_place_is_free_at_once() -> None:
+    async def scenario(world: World) -> None:
+        for number in range(10):
+            assert (await world.serve(f"a{number}@1", 3)).waited == 0
+
+    in_world(scenario)
+
+
+def test_a_place_is_kept_for_a_quantum_so_that_adapters_do_not_alternate_request_by_request() -> None:
+    async def scenario(world: World) -> None:
+        until = asyncio.get_running_loop().time() + 60
+        await asyncio.gather(*(world.keep_busy(name, 4, streams=2, until=until) for name in ("a@1", "b@1")))
+        order = [job.adapter for job in sorted(world.jobs, key=lambda job: job.admitted or 0)]
+        changes = sum(x != y for x, y in zip(order, order[1:], strict=False))
+        assert changes <= 60 / world.rules.quantum_seconds + 2
+        assert changes > 10
+
+    in_world(scenario, lambda: World(Rules(quantum_tokens=10**9), places=1))
+
+
+def test_a_drain_is_called_off_when_the_request_it_was_for_leaves() -> None:
+    async def scenario(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        long = asyncio.create_task(world.serve("a@1", 400))
+        await asyncio.sleep(5)
+        impatient = asyncio.create_task(world.serve("b@1", 5))
+        await asyncio.sleep(1)
+        waiting = asyncio.create_task(world.serve("a@1", 5))
+        await asyncio.sleep(1)
+        assert world.admission.waiting_by_adapter() == {"a@1": 1, "b@1": 1}
+        impatient.cancel()
+        began = loop.time()
+        await waiting
+        assert loop.time() - began < 1
+        await long
+
+    in_world(scenario, lambda: World(places=1))
+
+
+# --- Shares ---
+
+
+@pytest.mark.parametrize("places", [1, 2])
+def test_two_backlogged_adapters_get_equal_tokens_however_unequal_their_requests(places: int) -> None:
+    """On one place they take turns; on two they compete for the seats."""
+
+    async def scenario(world: World) -> None:
+        until = asyncio.get_running_loop().time() + 400
+        await asyncio.gather(
+            world.keep_busy("long@1", 100, streams=8, until=until),
+            world.keep_busy("short@1", 5, streams=24, until=until),
+        )
+        long, short = world.service["long@1"], world.service["short@1"]
+        in_flight = 4 * (10 + 2 * 100)
+        assert abs(long - short) <= world.rules.quantum_tokens + 2 * in_flight
+        assert min(long, short) > 10_000
+
+    in_world(scenario, lambda: World(Rules(patience=NEVER), places=places, seats=4))
+
+
+def test_idling_earns_no_claim() -> None:
+    """Who was away while another served thousands of tokens shares from now on, it does not catch up."""
+
+    async def scenario(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        await world.serve("back@1", 2)
+        until = loop.time() + 400
+        steady = asyncio.create_task(world.keep_busy("steady@1", 20, streams=8, until=until))
+        await asyncio.sleep(200)
+        before = world.service["steady@1"]
+        back = asyncio.create_task(world.keep_busy("back@1", 20, streams=8, until=until))
+        await asyncio.gather(steady, back)
+        gained = world.service["steady@1"] - before
+        assert before > 10 * world.rules.credit / 4
+        assert abs(world.service["back@1"] - gained) <= world.rules.credit + 2 * world.rules.quantum_tokens
+
+    in_world(scenario, lambda: World(Rules(patience=NEVER), places=1, seats=4))
+
+
+# --- Lines ---
+
+
+def test_a_full_line_is_a_429_for_its_adapter_and_no_concern_of_others() -> None:
+    async def main() -> None:
+        admission = Admission(Rules(max_waiting_per_adapter=2), places=1, seats=2)
+        with ExitStack() as held:
+            for _ in range(4):
+                held.enter_context(admission.line_up("a@1", free))
+            await asyncio.sleep(3.5)
+            with pytest.raises(AdapterQueueFull, match="2 requests already wait for a@1") as refused:
+                admission.line_up("a@1", free)
+            assert (refused.value.status, refused.value.code, refused.value.retry_after) == (
+                429,
+                "adapter_queue_full",
+                4,
+            )
+            held.enter_context(admission.line_up("b@1", free))
+            assert admission.waiting_by_adapter() == {"a@1": 2, "b@1": 1}
+        assert (admission.waiting, admission.running) == (0, 0)
+
+    simulate(main())
+
+
+def test_when_all_lines_together_are_full_it_is_a_503() -> None:
+    async def main() -> None:
+        admission = Admission(Rules(max_waiting=2), places=1, seats=2)
+        with ExitStack() as held:
+            for name in ("a@1", "a@1", "b@1", "c@1"):
+                held.enter_context(admission.line_up(name, free))
+            with pytest.raises(QueueFull, match="2 requests already wait in this engine") as refused:
+                admission.line_up("d@1", free)
+            assert (refused.value.status, refused.value.code, refused.value.retry_after) == (503, "queue_full", 1)
+            assert admission.waiting == 2
+
+    simulate(main())
+
+
+def test_limits_of_zero_still_admit_what_need_not_wait() -> None:
+    async def main() -> None:
+        admission = Admission(Rules(max_waiting=0, max_waiting_per_adapter=0), places=1, seats=2)
+        with admission.line_up("a@1", free) as ticket:
+            assert ticket.admitted
+            with pytest.raises(AdapterQueueFull):
+                admission.line_up("b@1", free)
+
+    simulate(main())
+
+
+def test_a_finished_answer_that_its_client_reads_slowly_holds_no_seat() -> None:
+    async def main() -> None:
+        admission = Admission(Rules(), places=1, seats=2)
+        over = False
+        with admission.line_up("a@1", lambda: Reading(10, 10, over)), admission.line_up("b@1", free) as other:
+            await asyncio.sleep(NEVER / 1e6)
+            assert not other.admitted
+            over = True
+            await other.turn()
+            assert admission.running == 1
+        assert admission.running == 0
+
+    simulate(main())
+
+
+def test_a_request_cancelled_in_the_moment_it_is_admitted_gives_its_seat_on() -> None:
+    async def main() -> None:
+        admission = Admission(Rules(), places=1, seats=2)
+        outcome: list[str] = []
+
+        async def ask(name: str) -> None:
+            with admission.line_up(name, free) as ticket:
+                await ticket.turn()
+                outcome.append(name)
+
+        first: Ticket = admission.line_up("a@1", free)
+        asking = [asyncio.create_task(ask(name)) for name in ("b@1", "c@1")]
+        await asyncio.sleep(0.5)
+        first.__exit__(None, None, None)  # admits b
+        asking[0].cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert outcome == ["c@1"]
+        assert (admission.waiting, admission.running) == (0, 0)
+
+    simulate(main())
+
+
+def test_an_engine_with_fewer_seats_than_adapters_is_refused() -> None:
+    with pytest.raises(ValueError, match="8 seats for 8 places"):
+        Admission(Rules(), places=8, seats=8)
+
+
+# --- Anything clients may do ---
+
+LONGEST = 60
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> list[tuple[float, str | None, int, float | None]]:
+    """(start, adapter, tokens, patience of the client) of up to 60 requests; times in seconds."""
+    moment = st.integers(0, 400).map(lambda step: step * STEP_SECONDS)
+    adapter = st.sampled_from([None, *(f"a{n}@1" for n in range(6))])
+    one = st.tuples(moment, adapter, st.integers(0, LONGEST), st.none() | moment)
+    return draw(st.lists(one, min_size=1, max_size=60))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(arrivals(), st.integers(1, 4), st.integers(1, 4), st.sampled_from([0.0, 1.0, NEVER]))
+def test_whatever_comes_and_goes_everyone_who_stays_is_admitted_in_time_and_nothing_is_left_behind(
+    plan: list[tuple[float, str | None, int, float | None]], places: int, spare_seats: int, patience: float
+) -> None:
+    async def main() -> None:
+        rules = Rules(quantum_tokens=60, quantum_seconds=0.5, patience=patience)
+        world = World(rules, places=places, seats=places + spare_seats)
+
+        async def client(start: float, adapter: str | None, tokens: int, leaves: float | None) -> None:
+            await asyncio.sleep(start)
+            try:
+                async with asyncio.timeout(leaves):
+                    await world.serve(adapter, tokens)
+            except TimeoutError:
+                pass
+
+        # What must hold at every admission is checked inside the world; a lost wake-up ends the fake clock's loop.
+        await asyncio.gather(*(client(*request) for request in plan))
+        admission = world.admission
+        assert (admission.waiting, admission.running, admission._lines, admission._timer) == (0, 0, {}, None)
+        assert admission._drains == []
+        if patience < NEVER:
+            for job in world.jobs:
+                assert (job.admitted or job.left or 0) - world.head_since(job) <= world.worst_wait(job, LONGEST)
+
+    simulate(main())
