@@ -73,7 +73,8 @@ class Settings(BaseSettings):
         default=(), description="further vLLM flags, as vllm serve takes them"
     )
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20, description="CPU key/value cache")
-    engine_start_timeout: float = Field(default=600.0, gt=0)
+    engine_start_timeout: float = Field(default=600.0, gt=0, description="a start that takes longer begins anew")
+    hang_timeout: float = Field(default=30.0, ge=1, description="an engine without a sign of life is replaced")
     drain_timeout: float = Field(default=30.0, ge=0, description="how long SIGTERM waits for running requests")
 
     # Requests

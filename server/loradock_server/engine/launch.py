@@ -43,6 +43,8 @@ class LaunchOrder:
     metrics_adapter_limit: int
     log_level: str
     engine_args: tuple[str, ...]
+    start_timeout: float = 600.0
+    hang_timeout: float = 30.0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -138,4 +140,6 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         metrics_adapter_limit=settings.metrics_adapter_limit,
         log_level=settings.log_level,
         engine_args=settings.engine_args,
+        start_timeout=settings.engine_start_timeout,
+        hang_timeout=settings.hang_timeout,
     )

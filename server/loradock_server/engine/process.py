@@ -1,7 +1,7 @@
 """One engine process: reads its launch order, runs vLLM behind the guard, and leaves when told or when broken.
 
-Started by the supervisor as `python -m loradock_server.engine.process`. Its exit status says why it left:
-0 it was told to, 70 the engine core or a worker died, 71 its supervisor went away.
+Started by the supervisor as `python -m loradock_server.engine.process`. Its exit status says why it left: 0 it was
+told to, otherwise see `exits`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import prometheus_client
 import uvicorn
@@ -23,19 +23,18 @@ from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits
 from loradock_adapters.store import Store
 
-from . import vllm_compat
+from . import exits, vllm_compat
 from .artifacts import StoredArtifacts
 from .guard import Guard
 from .internal import Internal
 from .launch import LaunchOrder, trace_endpoint, vllm_flags
 from .observer import EngineObserver
+from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
 from .usage import UsageFeed
 
 log = logging.getLogger("loradock.engine")
 
-EXIT_ENGINE_DIED = 70
-EXIT_ORPHANED = 71
 DEATH_CHECK_SECONDS = 0.1
 # Long enough for the guard's 503s to leave, far below the 5 s in which clients must hear of a crash.
 LAST_WORDS_SECONDS = 0.5
@@ -67,6 +66,10 @@ async def run(order: LaunchOrder) -> None:
         server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))
         serving = asyncio.create_task(server.serve())
         dying = asyncio.create_task(leave_when_dead(engine))
+        pulse = Pulse(
+            engine.round_trip, lambda: guard.in_flight > 0, cpu_seconds_of_group, hang_timeout=order.hang_timeout
+        )
+        hanging = asyncio.create_task(leave_when_hung(pulse))
         log.info("serving on %s", order.address)
         await _first(asyncio.create_task(stop.wait()), serving)
         if not await guard.drained(order.drain_timeout):
@@ -74,6 +77,7 @@ async def run(order: LaunchOrder) -> None:
         server.should_exit = True
         server.force_exit = guard.in_flight > 0
         dying.cancel()
+        hanging.cancel()
         await serving
 
 
@@ -151,16 +155,26 @@ async def leave_when_dead(engine: vllm_compat.Engine) -> None:
         await asyncio.sleep(DEATH_CHECK_SECONDS)
     log.error("the vLLM engine died; leaving so that the supervisor starts a new one")
     await asyncio.sleep(LAST_WORDS_SECONDS)
-    # Not by way of vLLM's shutdown, which may wait for a hung process; the supervisor ends the process group.
+    leave(exits.DIED)
+
+
+async def leave_when_hung(pulse: Pulse) -> None:
+    """End this process when vLLM's engine core or a worker is there but does nothing any more."""
+    log.error("the vLLM engine hangs: %s; leaving so that the supervisor starts a new one", await pulse.hung())
+    leave(exits.HUNG)
+
+
+def leave(status: int) -> NoReturn:
+    """Not by way of vLLM's shutdown, which may wait for a hung process; the supervisor ends the process group."""
     logging.shutdown()
-    os._exit(EXIT_ENGINE_DIED)
+    os._exit(status)
 
 
 def leave_with_everything() -> None:
     """End our whole process group: without a supervisor nobody else would end vLLM's core and workers."""
     if os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
-    os._exit(EXIT_ORPHANED)
+    os._exit(exits.ORPHANED)
 
 
 async def _first(*tasks: asyncio.Task[Any]) -> None:

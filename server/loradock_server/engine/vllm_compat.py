@@ -81,6 +81,10 @@ class Engine:
         """True once the engine core or a worker has died; it never recovers."""
         return bool(self.client.errored)
 
+    async def round_trip(self) -> None:
+        """Return when a question has gone through the engine core and every worker, and back."""
+        await self.client.list_loras()
+
 
 @asynccontextmanager
 async def running_engine(flags: Sequence[str]) -> AsyncIterator[Engine]:

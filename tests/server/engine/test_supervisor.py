@@ -1,4 +1,4 @@
-"""The supervisor with real processes in the engine's place: a small Python program that reads its launch order."""
+"""The supervisor with real processes in the engine's place: small Python programs that read their launch order."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from loradock_server.engine.exits import explain
 from loradock_server.engine.launch import LaunchOrder
-from loradock_server.engine.supervisor import Supervisor, explain
+from loradock_server.engine.prober import answers
+from loradock_server.engine.supervisor import Supervisor
 
 # Writes its order and its child's pid, then sleeps; leaves well on SIGTERM.
 PROGRAM = """
@@ -104,5 +110,155 @@ def test_the_order_arrives_whole_and_nothing_of_it_shows_in_the_process_list(ord
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+# Answers liveness on the socket of its order, with a child beside it as vLLM's core is; each request takes `delay`.
+SERVING = """
+import asyncio, json, os, signal, subprocess, sys, time
+order = json.loads(sys.stdin.readline())
+child = subprocess.Popen(["sleep", "600"])
+with open(order["store_root"], "a") as file:
+    file.write(json.dumps({**order, "pid": os.getpid(), "child": child.pid, "at": time.monotonic()}) + "\\n")
+path = order["address"].removeprefix("unix:")
+
+async def answer(reader, writer):
+    await reader.readline()
+    await asyncio.sleep(delay)
+    writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 0\\r\\n\\r\\n")
+    writer.close()
+
+async def main():
+    if os.path.exists(path):
+        os.unlink(path)
+    await asyncio.sleep(start)
+    server = await asyncio.start_unix_server(answer, path)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_term, server)
+    await server.serve_forever()
+
+def on_term(server):
+    sys.exit(0)
+
+delay, start = 0, 0
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def serving_order(order: LaunchOrder) -> Iterator[LaunchOrder]:
+    with TemporaryDirectory(prefix="loradock-") as folder:  # pytest's own folders are too long for a socket
+        yield replace(order, address=f"unix:{folder}/e.sock", hang_timeout=1.0)
+
+
+async def answering(order: LaunchOrder) -> None:
+    while not await answers(order.address, 1):
+        await asyncio.sleep(0.02)
+
+
+def test_a_stopped_engine_is_noticed_within_its_limit_killed_with_all_it_has_and_replaced(
+    serving_order: LaunchOrder,
+) -> None:
+    exits: list[int] = []
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        supervisor = Supervisor(serving_order, on_exit=exits.append, command=(sys.executable, "-c", SERVING))
+        running = asyncio.create_task(supervisor.run(stop))
+        (first,) = await starts(serving_order, 1)
+        await answering(serving_order)
+        await asyncio.sleep(0.5)
+        os.kill(int(str(first["pid"])), signal.SIGSTOP)
+        stopped = time.monotonic()
+        first, second = await starts(serving_order, 2)
+        assert float(str(second["at"])) - stopped < 1.0 + 0.5 + 2  # the limit, the first delay, Python's start
+        await gone(first["pid"])
+        await gone(first["child"])
+        await answering(serving_order)
+        stop.set()
+        await running
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert exits == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize("values", ["0.6, 0", "0, 2.5"], ids=["slow to answer", "slow to start"])
+def test_an_engine_that_is_only_slow_is_left_alone(serving_order: LaunchOrder, values: str) -> None:
+    order = replace(serving_order, hang_timeout=4.0 if values.startswith("0.6") else 1.0)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        program = SERVING.replace("delay, start = 0, 0", f"delay, start = {values}")
+        supervisor = Supervisor(order, command=(sys.executable, "-c", program))
+        running = asyncio.create_task(supervisor.run(stop))
+        await answering(order)
+        await asyncio.sleep(3)
+        stop.set()
+        await running
+        assert supervisor.restarts == 0
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_start_that_never_ends_is_begun_anew(serving_order: LaunchOrder) -> None:
+    async def main() -> None:
+        stop = asyncio.Event()
+        program = SERVING.replace("delay, start = 0, 0", "delay, start = 0, 600")
+        supervisor = Supervisor(replace(serving_order, start_timeout=1), command=(sys.executable, "-c", program))
+        running = asyncio.create_task(supervisor.run(stop))
+        first, _ = await starts(serving_order, 2)
+        await gone(first["pid"])
+        stop.set()
+        await running
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_an_engine_that_ignores_sigterm_is_killed_at_the_deadline(
+    serving_order: LaunchOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loradock_server.engine.supervisor.STOP_GRACE_SECONDS", 0.5)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        program = SERVING.replace("    sys.exit(0)", "    pass")
+        supervisor = Supervisor(serving_order, command=(sys.executable, "-c", program))
+        running = asyncio.create_task(supervisor.run(stop))
+        (start,) = await starts(serving_order, 1)
+        await answering(serving_order)
+        stop.set()
+        told = time.monotonic()
+        await running
+        assert 1.5 <= time.monotonic() - told < 3  # its drain timeout of 1 s and the grace
+        await gone(start["pid"])
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_waiting_grows_while_engines_cannot_even_start_and_not_when_a_good_one_is_killed(
+    serving_order: LaunchOrder,
+) -> None:
+    async def lives(program: str, *, kill: bool) -> list[float]:
+        Path(serving_order.store_root).unlink(missing_ok=True)
+        stop = asyncio.Event()
+        supervisor = Supervisor(serving_order, command=(sys.executable, "-c", program))
+        running = asyncio.create_task(supervisor.run(stop))
+        for count in range(1, 4):
+            started = await starts(serving_order, count)
+            if kill and count < 3:
+                await answering(serving_order)
+                await asyncio.sleep(0.3)  # the supervisor has seen it answer too
+                os.kill(int(str(started[-1]["pid"])), signal.SIGKILL)
+        stop.set()
+        await running
+        return [float(str(start["at"])) for start in started]
+
+    async def main() -> None:
+        at = await lives(SERVING.replace("asyncio.run(main())", "sys.exit(3)"), kill=False)
+        assert at[2] - at[1] > 1.0  # 0.5 s before the second, 1 s before the third
+        at = await lives(SERVING, kill=True)
+        assert at[2] - at[1] < 1.0 + 1.0
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
 def test_exit_statuses_are_said_in_words() -> None:
-    assert (explain(-9), explain(70)) == ("signal SIGKILL", "status 70")
+    assert explain(-9) == "signal SIGKILL"
+    assert explain(3) == "status 3"
+    assert explain(70) == "status 70 (vLLM's core or a worker died)"
