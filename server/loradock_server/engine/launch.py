@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.settings import Settings
 
@@ -117,6 +118,11 @@ def process_environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
     return result
 
 
+def target_modules(base: BaseModel) -> tuple[str, ...]:
+    """The last names of the modules that adapters may target: the base's linear layers, without lm_head."""
+    return tuple(sorted({name.rpartition(".")[2] for name in base.modules}))
+
+
 def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrder:
     """The order that `settings` amount to. Generation and restarts are the supervisor's to fill in."""
     return LaunchOrder(
@@ -127,7 +133,7 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         model=str(base.model.folder),
         served_name=base.served_name,
         base_digest=base.model.digest,
-        target_modules=tuple(sorted({name.rpartition(".")[2] for name in base.model.modules})),
+        target_modules=target_modules(base.model),
         store_root=str(settings.store_root),
         max_loras=settings.max_loras,
         max_cpu_loras=settings.max_cpu_loras,
