@@ -77,6 +77,15 @@ class Settings(BaseSettings):
     hang_timeout: float = Field(default=30.0, ge=1, description="an engine without a sign of life is replaced")
     drain_timeout: float = Field(default=30.0, ge=0, description="how long SIGTERM waits for running requests")
 
+    # Fair admission (docs/engine.md)
+    max_waiting: int = Field(default=1000, ge=0, description="requests that wait in the engine, then 503")
+    max_waiting_per_adapter: int = Field(default=200, ge=0, description="requests that wait for one adapter, then 429")
+    fair_quantum_tokens: int = Field(
+        default=1000, ge=1, description="service after which a running adapter makes way; an output token counts 2"
+    )
+    fair_quantum_seconds: float = Field(default=2.0, gt=0, description="time after which it makes way in any case")
+    fair_patience: float = Field(default=10.0, ge=0, description="who has waited longer goes first, whatever it used")
+
     # Requests
     max_body_bytes: int = Field(default=8 << 20, ge=1024, description="largest inference request body")
     request_timeout: float = Field(default=600.0, gt=0)

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from .admission import Reading
+
 
 @dataclass(slots=True)
 class Generation:
@@ -27,7 +29,8 @@ class Generation:
 class RequestContext:
     """Who asked for what, and how to read each generation's counts at any moment, finished or not.
 
-    `ends`: calls that make sure that a generation has left the engine; `over`: no generation may start any more.
+    `waited`: seconds before the engine got it, so far; `ends`: calls that make sure that a generation has left the
+    engine; `over`: no generation may start any more.
     """
 
     request_id: str
@@ -35,6 +38,7 @@ class RequestContext:
     adapter: str | None
     digest: str | None
     residency: str | None = None
+    waited: Callable[[], float] | None = None
     generations: list[Callable[[], Generation]] = field(default_factory=list)
     ends: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     over: bool = False
@@ -45,10 +49,21 @@ class RequestContext:
         for end in self.ends:
             await end()
 
+    def reading(self) -> Reading:
+        """What it has cost so far. Over when all that it started has finished: the client may still be reading."""
+        parts = [read() for read in self.generations]
+        return Reading(
+            sum(part.input_tokens for part in parts),
+            sum(part.output_tokens for part in parts),
+            over=bool(parts) and all(part.finish_reason is not None for part in parts),
+        )
+
     def record(self) -> dict[str, Any]:
         """The usage line of this request as it stands now (see `wire.USAGE`)."""
         parts = [read() for read in self.generations]
         reasons = [part.finish_reason or "abort" for part in parts]
+        queued = [part.queue_seconds for part in parts if part.queue_seconds is not None]
+        waited = [self.waited()] if self.waited else []
         return {
             "request_id": self.request_id,
             "adapter": self.adapter,
@@ -57,7 +72,7 @@ class RequestContext:
             "output_tokens": sum(part.output_tokens for part in parts),
             "cached_tokens": sum(part.cached_tokens for part in parts),
             "finish_reason": next((r for r in reasons if r != "stop"), reasons[0]) if reasons else None,
-            "queue_seconds": max((p.queue_seconds for p in parts if p.queue_seconds is not None), default=None),
+            "queue_seconds": sum([max(queued, default=0.0), *waited]) if queued or waited else None,
             "time_to_first_token_seconds": min(
                 (p.time_to_first_token_seconds for p in parts if p.time_to_first_token_seconds is not None),
                 default=None,

@@ -1,7 +1,7 @@
-"""The outermost layer of the engine's HTTP: nobody without the token, no adapter that is not in memory.
+"""The outermost layer of the engine's HTTP: nobody without the token, nobody out of turn, no adapter not in memory.
 
-A plain ASGI class around vLLM's own application. It decides who may enter and what must be loaded first, and it
-reports what each request cost; what vLLM answers passes through untouched.
+A plain ASGI class around vLLM's own application. It decides who may enter, lets each wait for its turn and has loaded
+what must be loaded first, and it reports what each request cost; what vLLM answers passes through untouched.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from loradock_adapters.errors import AdapterError
 from loradock_adapters.names import AdapterRef
 from loradock_server import wire
 
+from .admission import Admission, AdmissionError
 from .context import RequestContext, current_request
 from .internal import Internal
+from .listener import Listener
 from .replies import Receive, Scope, Send, reply_error, reply_json
 from .residency import Residency, ResidencyError
 from .usage import UsageFeed
@@ -44,6 +46,7 @@ class Guard:
         app: ASGIApp,
         *,
         token: str,
+        admission: Admission,
         residency: Residency,
         feed: UsageFeed,
         internal: Internal,
@@ -52,6 +55,7 @@ class Guard:
     ) -> None:
         self._app = app
         self._token = token.encode()
+        self._admission = admission
         self._residency = residency
         self._feed = feed
         self._internal = internal
@@ -99,17 +103,24 @@ class Guard:
         self.in_flight += 1
         self._idle.clear()
         try:
+            heard = Listener(receive)
             async with AsyncExitStack() as held:
-                if adapter is not None and digest is not None:
-                    try:
-                        context.residency = await held.enter_async_context(self._residency.lease(adapter, digest))
-                    except ResidencyError as error:
-                        retry = 1 if error.status == 503 else None
-                        await reply_error(send, error.status, str(error), code=error.code, retry_after=retry)
+                try:
+                    # Other methods make the engine compute nothing.
+                    if scope["method"] == "POST" and not await self._take_seat(context, heard, held):
                         return
+                    if adapter is not None and digest is not None:
+                        context.residency = await held.enter_async_context(self._residency.lease(adapter, digest))
+                except AdmissionError as error:
+                    await reply_error(send, error.status, str(error), code=error.code, retry_after=error.retry_after)
+                    return
+                except ResidencyError as error:
+                    retry = 1 if error.status == 503 else None
+                    await reply_error(send, error.status, str(error), code=error.code, retry_after=retry)
+                    return
                 token = current_request.set(context)
                 try:
-                    await self._app(scope, receive, _Relay(send, self._health, context.residency))
+                    await self._app(scope, heard, _Relay(send, self._health, context.residency))
                 finally:
                     current_request.reset(token)
                     # Before the lease ends: an adapter must not leave while the engine still computes with it.
@@ -121,6 +132,20 @@ class Guard:
             record = context.record()
             self._answered(adapter, record["queue_seconds"])
             await self._feed.publish(context.gateway, record)
+
+    async def _take_seat(self, context: RequestContext, heard: Listener, held: AsyncExitStack) -> bool:
+        """Wait for the request's turn; its seat is given back with `held`. False when the client left meanwhile.
+
+        Comes before the lease: so no more adapters are held in memory than run, and there is always room for those.
+        Raises AdmissionError.
+        """
+        ticket = held.enter_context(self._admission.line_up(context.adapter, context.reading))
+        context.waited = lambda: ticket.waited_seconds
+        if ticket.admitted:
+            return True
+        if context.adapter is not None and context.digest is not None:
+            self._residency.prefetch(context.adapter, context.digest)
+        return await heard.stays_for(ticket.turn())
 
 
 class _Relay:

@@ -15,6 +15,8 @@ from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.settings import Settings
 
+from .admission import Rules
+
 PLUGIN = "loradock"  # our entry point in vllm.general_plugins
 # vLLM sizes its slots by one of these (LoRAConfig.max_lora_rank); an adapter may have any rank up to it.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -46,6 +48,7 @@ class LaunchOrder:
     engine_args: tuple[str, ...]
     start_timeout: float = 600.0
     hang_timeout: float = 30.0
+    admission: Rules = Rules()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -55,6 +58,7 @@ class LaunchOrder:
         fields = json.loads(text)
         for name in ("target_modules", "engine_args"):
             fields[name] = tuple(fields[name])
+        fields["admission"] = Rules(**fields["admission"])
         return cls(**fields)
 
 
@@ -148,4 +152,11 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         engine_args=settings.engine_args,
         start_timeout=settings.engine_start_timeout,
         hang_timeout=settings.hang_timeout,
+        admission=Rules(
+            max_waiting=settings.max_waiting,
+            max_waiting_per_adapter=settings.max_waiting_per_adapter,
+            quantum_tokens=settings.fair_quantum_tokens,
+            quantum_seconds=settings.fair_quantum_seconds,
+            patience=settings.fair_patience,
+        ),
     )

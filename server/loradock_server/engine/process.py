@@ -24,6 +24,7 @@ from loradock_adapters.check import Limits
 from loradock_adapters.store import Store
 
 from . import exits, vllm_compat
+from .admission import Admission
 from .artifacts import StoredArtifacts
 from .guard import Guard
 from .internal import Internal
@@ -96,6 +97,12 @@ def build_guard(order: LaunchOrder, engine: vllm_compat.Engine) -> Guard:
         observer,
         capacity=max(order.max_loras, order.max_cpu_loras),
     )
+    admission = Admission(
+        order.admission,
+        places=order.max_loras,
+        # One seat for each sequence that the engine runs at a time: beyond that vLLM would choose, first come first.
+        seats=max(engine.max_num_seqs, order.max_loras + 1),
+    )
     feed = UsageFeed()
 
     def describe() -> dict[str, Any]:
@@ -107,6 +114,7 @@ def build_guard(order: LaunchOrder, engine: vllm_compat.Engine) -> Guard:
             "max_model_len": order.max_model_len,
             "max_loras": order.max_loras,
             "in_flight": guard.in_flight,
+            "waiting": admission.waiting,
         }
 
     internal = Internal(
@@ -119,6 +127,7 @@ def build_guard(order: LaunchOrder, engine: vllm_compat.Engine) -> Guard:
     guard = Guard(
         engine.app,
         token=order.token,
+        admission=admission,
         residency=residency,
         feed=feed,
         internal=internal,

@@ -159,6 +159,15 @@ class Residency:
             resident.last_used = time.time()
             self._tell_if_idle(resident)
 
+    def prefetch(self, adapter_id: str, digest: str) -> None:
+        """Begin to load an adapter that will soon be asked for, if memory has a place for it that nobody else has.
+
+        A failure is told to those who ask for it then: they try again.
+        """
+        known = adapter_id in self._residents or adapter_id in self._loads
+        if not known and len(self._residents) + len(self._loads) < self._capacity:
+            self._begin_load(adapter_id, digest)
+
     async def unload(self, adapter_id: str, *, timeout_seconds: float | None = None) -> bool:
         """Drain, then free the memory. False when it was not resident. New requests for it are refused meanwhile.
 
@@ -197,9 +206,7 @@ class Residency:
         """Return once a load of this adapter is done; on return, and until the next await, it cannot be evicted."""
         load = self._loads.get(adapter_id)
         if load is None:
-            load = Load(digest, asyncio.create_task(self._load(adapter_id, digest), name=f"load {adapter_id}"))
-            self._loads[adapter_id] = load
-            load.task.add_done_callback(lambda done: self._forget_load(adapter_id, done))
+            load = self._begin_load(adapter_id, digest)
         elif load.digest != digest:
             raise other_bytes(adapter_id, load.digest, digest)
         load.waiters += 1
@@ -210,6 +217,12 @@ class Residency:
             load.waiters -= 1
             if resident := self._residents.get(adapter_id):
                 self._tell_if_idle(resident)
+
+    def _begin_load(self, adapter_id: str, digest: str) -> Load:
+        load = Load(digest, asyncio.create_task(self._load(adapter_id, digest), name=f"load {adapter_id}"))
+        self._loads[adapter_id] = load
+        load.task.add_done_callback(lambda done: self._forget_load(adapter_id, done))
+        return load
 
     def _tell_if_idle(self, resident: Resident) -> None:
         if not resident.in_use:

@@ -81,6 +81,11 @@ class Engine:
         """True once the engine core or a worker has died; it never recovers."""
         return bool(self.client.errored)
 
+    @property
+    def max_num_seqs(self) -> int:
+        """How many sequences the engine computes in one step."""
+        return int(self.client.vllm_config.scheduler_config.max_num_seqs)
+
     async def round_trip(self) -> None:
         """Return when a question has gone through the engine core and every worker, and back."""
         await self.client.list_loras()

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from loradock_server import wire
+from loradock_server.engine.admission import Admission, Rules
 from loradock_server.engine.context import Generation, current_request
 from loradock_server.engine.guard import Guard
 from loradock_server.engine.internal import Internal
@@ -27,10 +28,14 @@ class FakeResidency:
 
     def __init__(self) -> None:
         self.held: list[tuple[str, str]] = []
+        self.prefetched: list[str] = []
         self.refuse: str | None = None
 
     def residents(self) -> list[Any]:
         return []
+
+    def prefetch(self, adapter_id: str, digest: str) -> None:
+        self.prefetched.append(adapter_id)
 
     @asynccontextmanager
     async def lease(self, adapter_id: str, digest: str) -> AsyncIterator[str]:
@@ -50,7 +55,7 @@ class Engine:
 class World:
     """A guard with everything around it, driven over HTTP."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], rules: Rules | None = None) -> None:
         self.engine, self.residency, self.feed = Engine(), FakeResidency(), UsageFeed()
         internal = Internal(
             residency=self.residency,  # type: ignore[arg-type]
@@ -59,14 +64,17 @@ class World:
             describe=lambda: {"ready": True},
             metrics=lambda: b"loradock_x 1\n",
         )
+        self.admission = Admission(rules or Rules(quantum_seconds=0.01), places=1, seats=2)
+        self.queued: list[tuple[str | None, float | None]] = []
         self.guard = Guard(
             app,
             token="secret",
+            admission=self.admission,
             residency=self.residency,  # type: ignore[arg-type]
             feed=self.feed,
             internal=internal,
             health=self.engine,
-            answered=lambda adapter, queue: None,
+            answered=lambda adapter, queue: self.queued.append((adapter, queue)),
         )
         transport = httpx.ASGITransport(app=self.guard)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://engine", headers=TOKEN)
@@ -266,5 +274,118 @@ def test_the_lease_lasts_until_the_engine_has_let_go_of_the_request_even_when_th
             await world.client.post("/v1/completions", headers={wire.ADAPTER: "a@1", wire.DIGEST: "d1"})
         assert held_at_the_end == [("a@1", "d1")]
         assert world.residency.held == []
+
+    drive(main())
+
+
+class Adapters:
+    """An application that answers each adapter's requests when it is told to."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+        self.release: dict[str, asyncio.Event] = {name: asyncio.Event() for name in ("a@1", "b@1")}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = current_request.get()
+        assert context is not None
+        assert context.adapter is not None
+        self.bodies[context.adapter] = (await receive())["body"]
+        context.generations.append(lambda: Generation(1, 1, 0, None, queue_seconds=0.5))
+        await self.release[context.adapter].wait()
+        await answer(scope, receive, send)
+
+
+def ask(world: World, adapter: str) -> asyncio.Task[httpx.Response]:
+    headers = {wire.ADAPTER: adapter, wire.DIGEST: f"of {adapter}", wire.GATEWAY: "gw"}
+    content = f"body of {adapter}".encode()
+    return asyncio.create_task(world.client.post("/v1/completions", headers=headers, content=content))
+
+
+def test_a_request_out_of_turn_waits_without_holding_its_adapter_and_its_wait_is_counted() -> None:
+    async def main() -> None:
+        app = Adapters()
+        world = World(app)
+        first, second = ask(world, "a@1"), ask(world, "b@1")
+        await asyncio.sleep(0.2)
+        assert set(app.bodies) == {"a@1"}
+        assert world.residency.held == [("a@1", "of a@1")]
+        assert world.residency.prefetched == ["b@1"]
+        for event in app.release.values():
+            event.set()
+        assert (await first).status_code == (await second).status_code == 200
+        assert app.bodies["b@1"] == b"body of b@1", "what was read during the wait must reach the application"
+        queued = dict(world.queued)
+        assert queued["a@1"] == pytest.approx(0.5, abs=0.05)
+        assert 0.7 <= (queued["b@1"] or 0) < 2
+        assert (world.admission.waiting, world.admission.running) == (0, 0)
+
+    drive(main())
+
+
+@pytest.mark.parametrize(
+    ("rules", "status", "code"),
+    [
+        (Rules(max_waiting_per_adapter=0), 429, "adapter_queue_full"),
+        (Rules(max_waiting=0), 503, "queue_full"),
+    ],
+)
+def test_a_full_line_is_said_with_the_time_to_come_back(rules: Rules, status: int, code: str) -> None:
+    async def main() -> None:
+        app = Adapters()
+        world = World(app, rules)
+        running = ask(world, "a@1")
+        await asyncio.sleep(0.01)
+        refused = await ask(world, "b@1")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert ("b@1", None) in world.queued
+        app.release["a@1"].set()
+        assert (await running).status_code == 200
+
+    drive(main())
+
+
+def test_a_client_that_leaves_while_it_waits_leaves_its_line() -> None:
+    async def main() -> None:
+        app = Adapters()
+        world = World(app)
+        running = ask(world, "a@1")
+        await asyncio.sleep(0.01)
+        messages = [{"type": "http.request", "body": b"x", "more_body": False}, {"type": "http.disconnect"}]
+
+        async def receive() -> Any:
+            await asyncio.sleep(0.02)
+            return messages.pop(0)
+
+        async def send(message: Any) -> None:
+            raise AssertionError("nobody is left to answer")
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "query_string": b""}
+        names = {wire.TOKEN: "secret", wire.ADAPTER: "b@1", wire.DIGEST: "d"}
+        scope["headers"] = [(name.encode(), value.encode()) for name, value in names.items()]
+        await world.guard(scope, receive, send)
+        assert world.admission.waiting == 0
+        assert world.queued[0][0] == "b@1"
+        assert 0.03 < (world.queued[0][1] or 0) < 1
+        app.release["a@1"].set()
+        assert (await running).status_code == 200
+
+    drive(main())
+
+
+def test_a_question_that_computes_nothing_needs_no_seat() -> None:
+    async def main() -> None:
+        app = Adapters()
+
+        async def either(scope: Scope, receive: Receive, send: Send) -> None:
+            await (answer if scope["method"] == "GET" else app)(scope, receive, send)
+
+        world = World(either)
+        running = [ask(world, "a@1") for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert world.admission.waiting == 1
+        assert (await world.client.get("/v1/models")).status_code == 200
+        app.release["a@1"].set()
+        await asyncio.gather(*running)
 
     drive(main())

@@ -315,3 +315,30 @@ def test_a_place_is_free_again_when_the_clients_that_waited_for_its_adapter_have
         assert engine.unloaded_ids == ["a@1"]
 
     run(scenario, capacity=1)
+
+
+def test_a_prefetch_uses_only_room_that_nobody_has() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        residency.prefetch("a@1", "d1")
+        residency.prefetch("a@1", "d1")
+        async with residency.lease("a@1", "d1"):
+            assert engine.loaded_ids == ["a@1"]
+        async with residency.lease("b@1", "d2"):
+            residency.prefetch("c@1", "d3")
+            await asyncio.sleep(0.02)
+            assert ids(residency) == ["a@1", "b@1"]
+
+    run(scenario)
+
+
+def test_a_prefetch_that_fails_is_tried_again_by_the_request_that_then_hears_of_it() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        engine.unfit.add("a@1")
+        residency.prefetch("a@1", "d1")
+        await asyncio.sleep(0.05)
+        with pytest.raises(AdapterUnfit):
+            async with residency.lease("a@1", "d1"):
+                pass
+        assert engine.loaded_ids == ["a@1", "a@1"]
+
+    run(scenario)
