@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+CpuSeconds = Mapping[int, float]  # processor time used so far, by process id
+
 TICKS = 10  # looks per hang_timeout
-# Processor time per second below which nobody computes; vLLM's processes that wait for each other use less.
-IDLE_SHARE = 0.02
+# Share of one processor below which a process does not compute; one that waits for another uses up to 0.02, polling.
+IDLE_SHARE = 0.05
 # A single step that computes this many hang_timeouts is taken for an endless loop.
 ENDLESS = 20
 
@@ -26,15 +28,15 @@ class Pulse:
     """Asks again and again, `ask` being one round trip through everything that must be alive.
 
     `busy`: requests are in flight, so a hang would be noticed; an idle engine is asked only once per `hang_timeout`
-    (seconds), since the question itself wakes its processes. `cpu_seconds`: processor time used so far by the
-    processes that answer, None where that cannot be known (then only the limit for endless loops holds).
+    (seconds), since the question itself wakes its processes. `cpu_seconds`: what the processes that answer have
+    used so far, None where that cannot be known (then only the limit for endless loops holds).
     """
 
     def __init__(
         self,
         ask: Callable[[], Awaitable[object]],
         busy: Callable[[], bool],
-        cpu_seconds: Callable[[], float | None],
+        cpu_seconds: Callable[[], CpuSeconds | None],
         *,
         hang_timeout: float,
     ) -> None:
@@ -77,28 +79,29 @@ class Pulse:
                 return f"no answer for {unanswered * self._tick:.0f} s, though it computes"
 
 
-def computes_nothing(before: float | None, after: float | None, seconds: float) -> bool:
-    """Whether processor times read `seconds` apart show idleness; False when they are not known."""
-    return before is not None and after is not None and after - before < IDLE_SHARE * seconds
+def computes_nothing(before: CpuSeconds | None, after: CpuSeconds | None, seconds: float) -> bool:
+    """Whether processor times read `seconds` apart show that no process computed; False when they are not known."""
+    if before is None or after is None:
+        return False
+    return all(used - before.get(process, 0.0) < IDLE_SHARE * seconds for process, used in after.items())
 
 
-def cpu_seconds_of_group(proc: Path = Path("/proc")) -> float | None:
-    """Processor time that the other processes of our process group have used so far; None without /proc."""
-    own, group, ticks = os.getpid(), os.getpgrp(), 0
+def cpu_seconds_of_group(proc: Path = Path("/proc")) -> CpuSeconds | None:
+    """What the other processes of our process group have used so far; None without /proc."""
+    own, group, per_second = os.getpid(), os.getpgrp(), os.sysconf("SC_CLK_TCK")
     try:
-        entries = [entry for entry in os.listdir(proc) if entry.isdecimal()]
+        processes = [int(entry) for entry in os.listdir(proc) if entry.isdecimal()]
     except OSError:
         return None
-    if not entries:
+    if not processes:
         return None
-    for entry in entries:
-        if int(entry) == own:
-            continue
+    result = {}
+    for process in processes:
         try:
             # The second field is a name that may hold anything; what we need comes after its last parenthesis.
-            fields = (proc / entry / "stat").read_bytes().rpartition(b")")[2].split()
+            fields = (proc / str(process) / "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             continue  # it has ended
-        if len(fields) > 12 and int(fields[2]) == group:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+        if process != own and len(fields) > 12 and int(fields[2]) == group:
+            result[process] = (int(fields[11]) + int(fields[12])) / per_second
+    return result

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from loradock_server.engine.pulse import ENDLESS, Pulse, cpu_seconds_of_group
+from loradock_server.engine.pulse import ENDLESS, CpuSeconds, Pulse, cpu_seconds_of_group
 
 HANG = 0.2  # seconds
 
@@ -19,13 +20,14 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-def rising(seconds_per_look: float) -> Callable[[], float]:
-    values = (number * seconds_per_look for number in range(10**9))
-    return lambda: next(values)
+def rising(seconds_per_look: float) -> Callable[[], CpuSeconds]:
+    """One process that computes, one that only waits for it."""
+    numbers = itertools.count()
+    return lambda: {1: next(numbers) * seconds_per_look, 2: 5.0}
 
 
 def verdict(
-    ask: Callable[[], Awaitable[object]], cpu: Callable[[], float | None], *, within: float, busy: bool = True
+    ask: Callable[[], Awaitable[object]], cpu: Callable[[], CpuSeconds | None], *, within: float, busy: bool = True
 ) -> str | None:
     """What the pulse says within that time, None when it finds nothing wrong."""
 
@@ -39,13 +41,23 @@ def verdict(
 
 
 def test_no_answer_and_no_computing_is_a_hang() -> None:
-    said = verdict(never, lambda: 7.0, within=5)
+    said = verdict(never, lambda: {1: 7.0, 2: 0.0}, within=5)
     assert said is not None
     assert "no processor time" in said
 
 
 def test_no_answer_from_an_engine_that_computes_is_a_long_step() -> None:
     assert verdict(never, rising(HANG / 10), within=5 * HANG) is None
+
+
+def test_processes_that_only_poll_do_not_pass_for_computing_however_many_they_are() -> None:
+    numbers = itertools.count()
+
+    def polling() -> CpuSeconds:
+        used = next(numbers) * HANG / 10 * 0.02
+        return dict.fromkeys(range(1, 17), used)
+
+    assert verdict(never, polling, within=5)
 
 
 def test_a_step_without_end_is_noticed_at_last() -> None:
@@ -62,9 +74,9 @@ def test_one_look_with_computing_starts_the_count_of_idle_ones_anew() -> None:
     looks = [0.0] * 8 + [1.0] * 8 + [2.0] * 1000
     taken: list[float] = []
 
-    def cpu() -> float:
+    def cpu() -> CpuSeconds:
         taken.append(looks[len(taken)])
-        return taken[-1]
+        return {1: taken[-1]}
 
     assert verdict(never, cpu, within=5)
     assert len(taken) == 8 + 8 + 1 + 10
@@ -77,7 +89,7 @@ def test_an_engine_that_answers_is_asked_again_and_left_alone_even_when_it_answe
         asked.append(True)
         raise RuntimeError("server shutting down")
 
-    assert verdict(ask, lambda: 0.0, within=2 * HANG) is None
+    assert verdict(ask, dict, within=2 * HANG) is None
     assert len(asked) > 5
 
 
@@ -87,7 +99,7 @@ def test_an_idle_engine_is_asked_only_once_per_limit() -> None:
     async def ask() -> None:
         asked.append(True)
 
-    assert verdict(ask, lambda: 0.0, within=2.5 * HANG, busy=False) is None
+    assert verdict(ask, dict, within=2.5 * HANG, busy=False) is None
     assert len(asked) <= 3
 
 
@@ -150,4 +162,4 @@ def test_hostile_process_names_and_vanishing_processes_do_no_harm(tmp_path: Path
     write(900001, ") R 9 (", group)
     write(900002, "other group", group + 1)
     (tmp_path / "900003").mkdir()
-    assert cpu_seconds_of_group(tmp_path) == 4.0
+    assert cpu_seconds_of_group(tmp_path) == {900001: 4.0}
