@@ -13,8 +13,8 @@ charged as they are produced (read whenever a decision hangs on it, settled when
 the adapter with the least service. When adapters wait for a place, as many of the running ones, those with the most
 service, are drained: they get no new seats and lose the place when their last request ends. Drained is only an adapter
 that has used its quantum (so many tokens, or so many seconds) and has had no less service than the one that waits.
-Whoever comes with an empty line is lifted to the least service among those that run or wait, and to within `credit` of
-the most: neither idling nor a trickle of requests saves up a claim.
+Who comes back from idling is lifted to the least service among those that run or wait; whoever comes with an empty line
+is lifted to within `credit` of the most. So idling saves up no claim, and using little saves up one with a limit.
 
 **Bound.** A request at the head of its adapter's line that has waited for `patience` seconds goes before all that have
 waited less, whatever the counters say. Hence it is admitted, counted from when it became the head, after at most
@@ -47,7 +47,7 @@ OUTPUT_WEIGHT = 2
 # How often counters and quanta are looked at while somebody waits.
 TICK_SECONDS = 0.1
 # Counters are not read more often than this, however many requests come and go.
-MEASURE_SECONDS = 0.02
+MEASURE_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 60
 
 
@@ -213,6 +213,7 @@ class Admission:
         if line is None:
             line = self._lines[adapter] = _Line(adapter, now)
         if not line.waiting:
+            self._measure(now)
             self._lift(line)
         ticket = Ticket(self, line, meter, now)
         line.waiting[ticket] = None
@@ -240,10 +241,11 @@ class Admission:
     # --- The rule ---
 
     def _lift(self, line: _Line) -> None:
-        """Nobody starts with a claim saved up by having been idle."""
+        """Limit the claim of one that comes with an empty line."""
         others = [other.service for other in self._lines.values() if other is not line and other.busy]
         if others:
-            line.service = max(line.service, min(others), max(others) - self._rules.credit)
+            least = max(others) - self._rules.credit
+            line.service = max(line.service, least if line.busy else max(least, min(others)))
 
     def _move_up(self) -> None:
         """Bring seats, places and drains in line with who waits. Called after every change, and by the timer."""

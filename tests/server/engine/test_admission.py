@@ -17,7 +17,6 @@ from loradock_server.engine.admission import (
     QueueFull,
     Reading,
     Rules,
-    Ticket,
 )
 from tests.server.engine.admission_world import STEP_SECONDS, World, simulate
 
@@ -74,18 +73,68 @@ def test_twenty_adapters_on_two_places_all_get_their_turn_within_the_bound() -> 
     in_world(scenario)
 
 
-def test_an_adapter_with_a_long_history_of_unshared_use_is_not_punished_beyond_the_patience() -> None:
+def test_one_that_has_used_far_more_than_its_share_waits_for_the_patience_and_no_longer() -> None:
     async def scenario(world: World) -> None:
         loop = asyncio.get_running_loop()
-        await world.keep_busy("greedy@1", 40, streams=6, until=loop.time() + 600)
-        until = loop.time() + 100
-        newcomers = asyncio.gather(*(world.keep_busy(f"new-{n}@1", 40, streams=6, until=until) for n in range(2)))
+        burst = [asyncio.create_task(world.serve("greedy@1", 100)) for _ in range(40)]
+        await asyncio.sleep(2)
+        until = loop.time() + 60
+        # Two lengths, so that they do not fall into step and leave a gap.
+        modest = asyncio.gather(*(world.keep_busy("modest@1", n, streams=1, until=until) for n in (10, 17)))
         await asyncio.sleep(1)
-        job = await world.serve("greedy@1", 40)
-        assert job.waited <= world.worst_wait(job, 40)
-        await newcomers
+        job = await world.serve("greedy@1", 100)
+        await asyncio.gather(*burst)
+        assert world.rules.patience <= job.waited <= world.worst_wait(job, 100)
+        assert loop.time() < until
+        await modest
 
-    in_world(scenario)
+    in_world(scenario, lambda: World(places=1, seats=64))
+
+
+def test_nobody_who_comes_later_goes_before_one_that_has_waited_long_enough() -> None:
+    """However many new adapters keep coming, each with a smaller claim on its counter."""
+
+    async def scenario(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        await world.keep_busy("greedy@1", 40, streams=4, until=loop.time() + 60)
+        newcomers = []
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(200):
+                newcomers.append(tasks.create_task(world.serve(f"new-{number}@1", 10)))
+                if number == 20:
+                    greedy = tasks.create_task(world.serve("greedy@1", 10))
+                await asyncio.sleep(0.4)
+        job = greedy.result()
+        assert job.waited <= world.worst_wait(job, 10)
+        assert newcomers[-1].result().waited > job.waited, "no overload: this test shows nothing"
+
+    in_world(scenario, lambda: World(Rules(patience=2), places=1))
+
+
+def test_a_long_line_of_old_requests_does_not_hold_up_another_adapter() -> None:
+    async def scenario(world: World) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(200):
+                tasks.create_task(world.serve("deep@1", 20))
+            await asyncio.sleep(5)
+            job = await world.serve("other@1", 20)
+            assert 0 < job.waited <= world.worst_wait(job, 20)
+
+    in_world(scenario, lambda: World(Rules(patience=1), places=2, seats=3))
+
+
+def test_as_many_adapters_make_way_as_are_waited_for_those_with_the_most_service() -> None:
+    async def scenario(world: World) -> None:
+        until = asyncio.get_running_loop().time() + 30
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(world.keep_busy("light@1", 20, streams=2, until=until))
+            tasks.create_task(world.keep_busy("heavy@1", 20, streams=6, until=until))
+            await asyncio.sleep(10)
+            assert (await world.serve("lonely@1", 5)).waited > 0
+        waited = {job.adapter for job in world.jobs if job.waited}
+        assert waited == {"lonely@1", "heavy@1"}
+
+    in_world(scenario, lambda: World(seats=16))
 
 
 def test_base_requests_need_no_place() -> None:
@@ -139,6 +188,26 @@ def test_a_drain_is_called_off_when_the_request_it_was_for_leaves() -> None:
     in_world(scenario, lambda: World(places=1))
 
 
+def test_the_drain_that_is_called_off_is_the_newest() -> None:
+    """Who has waited longest counts on the oldest."""
+
+    async def scenario(world: World) -> None:
+        long = [asyncio.create_task(world.serve(name, tokens)) for name, tokens in (("a@1", 400), ("b@1", 200))]
+        await asyncio.sleep(3)
+        patient = asyncio.create_task(world.serve("c@1", 5))
+        await asyncio.sleep(1)
+        impatient = asyncio.create_task(world.serve("d@1", 5))
+        await asyncio.sleep(1)
+        impatient.cancel()
+        await asyncio.sleep(0)
+        first, second = (asyncio.create_task(world.serve(name, 5)) for name in ("a@1", "b@1"))
+        await asyncio.sleep(0.5)
+        assert (first.done(), second.done()) == (False, True)
+        await asyncio.gather(*long, patient, first)
+
+    in_world(scenario)
+
+
 # --- Shares ---
 
 
@@ -148,16 +217,32 @@ def test_two_backlogged_adapters_get_equal_tokens_however_unequal_their_requests
 
     async def scenario(world: World) -> None:
         until = asyncio.get_running_loop().time() + 400
-        await asyncio.gather(
-            world.keep_busy("long@1", 100, streams=8, until=until),
-            world.keep_busy("short@1", 5, streams=24, until=until),
-        )
-        long, short = world.service["long@1"], world.service["short@1"]
-        in_flight = 4 * (10 + 2 * 100)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(world.keep_busy("long@1", 100, streams=8, until=until))
+            tasks.create_task(world.keep_busy("short@1", 5, streams=24, until=until))
+            await asyncio.sleep(400)
+            long, short = world.service["long@1"], world.service["short@1"]
+        in_flight = 4 * (10 + 2 * 100)  # what may still be produced, and what is not yet in `service`
         assert abs(long - short) <= world.rules.quantum_tokens + 2 * in_flight
-        assert min(long, short) > 10_000
+        assert min(long, short) > 20_000
 
-    in_world(scenario, lambda: World(Rules(patience=NEVER), places=places, seats=4))
+    rules = Rules(quantum_tokens=100, quantum_seconds=0.5, patience=NEVER)
+    in_world(scenario, lambda: World(rules, places=places, seats=4))
+
+
+def test_what_one_used_while_nobody_waited_is_held_against_it_up_to_the_credit_only() -> None:
+    async def scenario(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        slow = asyncio.create_task(world.serve("slow@1", 4000))  # few tokens, all the time
+        await world.keep_busy("greedy@1", 20, streams=3, until=loop.time() + 100)
+        before, until = world.service["greedy@1"], loop.time() + 80
+        await asyncio.gather(*(world.keep_busy(n, 20, streams=8, until=until) for n in ("greedy@1", "new@1")))
+        gained = world.service["greedy@1"] - before
+        assert before > 2 * gained, "no history: this test shows nothing"
+        assert abs(world.service["new@1"] - gained) <= world.rules.credit + 8 * 50
+        await slow
+
+    in_world(scenario, lambda: World(Rules(quantum_tokens=250, patience=NEVER), places=3, seats=4))
 
 
 def test_idling_earns_no_claim() -> None:
@@ -243,7 +328,8 @@ def test_a_finished_answer_that_its_client_reads_slowly_holds_no_seat() -> None:
     simulate(main())
 
 
-def test_a_request_cancelled_in_the_moment_it_is_admitted_gives_its_seat_on() -> None:
+@pytest.mark.parametrize("cancelled_first", [False, True])
+def test_a_request_cancelled_in_the_moment_it_is_admitted_gives_its_seat_on(cancelled_first: bool) -> None:
     async def main() -> None:
         admission = Admission(Rules(), places=1, seats=2)
         outcome: list[str] = []
@@ -253,10 +339,11 @@ def test_a_request_cancelled_in_the_moment_it_is_admitted_gives_its_seat_on() ->
                 await ticket.turn()
                 outcome.append(name)
 
-        first: Ticket = admission.line_up("a@1", free)
-        asking = [asyncio.create_task(ask(name)) for name in ("b@1", "c@1")]
-        await asyncio.sleep(0.5)
-        first.__exit__(None, None, None)  # admits b
+        with admission.line_up("a@1", free):
+            asking = [asyncio.create_task(ask(name)) for name in ("b@1", "c@1")]
+            await asyncio.sleep(0.5)
+            if cancelled_first:
+                asking[0].cancel()
         asking[0].cancel()
         await asyncio.gather(*asking, return_exceptions=True)
         assert outcome == ["c@1"]
