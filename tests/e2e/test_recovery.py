@@ -1,8 +1,15 @@
-"""kill -9 of each engine process: clean errors within five seconds, then a new engine by itself, adapters included."""
+"""Engine processes that are killed, hang or are told to stop: clean errors in time, a new engine by itself.
+
+LONG_TESTS=1 kills each process twenty times in a row.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +20,23 @@ import psutil
 import pytest
 
 from loradock_adapters.base_model import BaseModel
+from loradock_server import wire
 from tests.e2e.loud import make_loud
-from tests.e2e.server import Server, run_server
+from tests.e2e.server import LORADOCK, ROOT, START_SECONDS, Server, run_server
 
 pytestmark = pytest.mark.e2e
 
 LONG = {"ignore_eos": True}
+ROUNDS = 20 if os.environ.get("LONG_TESTS") else 1
+HANG_SECONDS = 8
+DRAIN_SECONDS = 6
 
 
 @pytest.fixture(scope="module")
 def mortal(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with run_server(base.folder) as server:
+    with run_server(
+        base.folder, LORADOCK_HANG_TIMEOUT=str(HANG_SECONDS), LORADOCK_DRAIN_TIMEOUT=str(DRAIN_SECONDS)
+    ) as server:
         folder: Path = make_loud(tmp_path_factory.mktemp("recovery") / "a", base, seed=1)
         server.loradock("adapters", "register", "survivor", str(folder))
         yield server
@@ -47,48 +60,135 @@ async def outcome(client: openai.AsyncOpenAI, *, stream: bool) -> tuple[str, flo
     return "answered", time.monotonic()
 
 
+@pytest.mark.timeout(300 * ROUNDS)
 @pytest.mark.parametrize("role", ["api", "core", "worker"])
 def test_a_killed_engine_process_ends_requests_cleanly_and_is_replaced(mortal: Server, role: str) -> None:
-    expected = mortal.client().completions.create(model="survivor", prompt="Hi", max_tokens=8, temperature=0)
-    restarts = mortal.metric("loradock_engine_restarts_total")
-
-    async def kill_under_load() -> None:
-        async with mortal.async_client() as client:
-            running = [asyncio.create_task(outcome(client, stream=number % 2 == 0)) for number in range(6)]
-            await asyncio.sleep(3)
-            assert not any(task.done() for task in running), [task.result() for task in running if task.done()]
-            old = mortal.engine_processes()
-            killed = time.monotonic()
-            old[role].kill()
-            ends = await asyncio.gather(*running)
-        assert {how for how, _ in ends} == {"503 engine_unavailable retry-after=True", "event engine_unavailable"}
-        assert max(when for _, when in ends) - killed < 5
-        while mortal.ready():
-            assert time.monotonic() - killed < 5
-            await asyncio.sleep(0.05)
-        refused = httpx.post(
-            f"{mortal.url}/v1/completions",
-            json={"model": "survivor", "prompt": "Hi"},
-            headers={"authorization": f"Bearer {mortal.key}"},
-            trust_env=False,
-        )
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
-        assert int(refused.headers["retry-after"]) >= 1
-        for process in old.values():
-            process.wait(10)
-
-    asyncio.run(kill_under_load())
-    mortal.wait_until_ready()
-    again = mortal.client().completions.create(model="survivor", prompt="Hi", max_tokens=8, temperature=0)
-    assert again.choices[0].text == expected.choices[0].text
-    assert mortal.metric("loradock_engine_restarts_total") == restarts + 1
+    expected = answer(mortal)
+    for _ in range(ROUNDS):
+        restarts = mortal.metric("loradock_engine_restarts_total")
+        asyncio.run(fell_under_load(mortal, role, signal.SIGKILL, within=5))
+        mortal.wait_until_ready()
+        assert answer(mortal) == expected
+        assert mortal.metric("loradock_engine_restarts_total") == restarts + 1
     assert "engine exited with" in mortal.printed()
 
 
-def test_sigterm_stops_everything_and_leaves_nothing_behind(mortal: Server) -> None:
+@pytest.mark.parametrize("role", ["api", "core", "worker"])
+def test_a_hung_engine_process_is_noticed_and_replaced(mortal: Server, role: str) -> None:
+    expected = answer(mortal)
+    restarts = mortal.metric("loradock_engine_restarts_total")
+    asyncio.run(fell_under_load(mortal, role, signal.SIGSTOP, within=HANG_SECONDS + 8))
+    mortal.wait_until_ready()
+    assert answer(mortal) == expected
+    assert mortal.metric("loradock_engine_restarts_total") == restarts + 1
+    assert "engine hangs" in mortal.printed() + mortal.engine_log()
+
+
+def answer(server: Server) -> str:
+    with server.client() as client:
+        completion = client.completions.create(model="survivor", prompt="Hi", max_tokens=8, temperature=0)
+    return completion.choices[0].text
+
+
+async def fell_under_load(server: Server, role: str, number: signal.Signals, *, within: float) -> None:
+    """Send a signal to one engine process under load; all that runs must end cleanly within so many seconds."""
+    async with server.async_client() as client:
+        running = [asyncio.create_task(outcome(client, stream=index % 2 == 0)) for index in range(6)]
+        await asyncio.sleep(3)
+        assert not any(task.done() for task in running), [task.result() for task in running if task.done()]
+        old = server.engine_processes()
+        struck = time.monotonic()
+        old[role].send_signal(number)
+        ends = await asyncio.gather(*running)
+    assert {how for how, _ in ends} == {"503 engine_unavailable retry-after=True", "event engine_unavailable"}
+    assert max(when for _, when in ends) - struck < within
+    while server.ready():
+        assert time.monotonic() - struck < within
+        await asyncio.sleep(0.05)
+    refused = httpx.post(
+        f"{server.url}/v1/completions",
+        json={"model": "survivor", "prompt": "Hi"},
+        headers={"authorization": f"Bearer {server.key}"},
+        trust_env=False,
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+    assert int(refused.headers["retry-after"]) >= 1
+    for process in old.values():
+        process.wait(10)
+
+
+def test_sigterm_says_so_first_then_drains_then_cuts_what_is_too_long_and_leaves_nothing_behind(mortal: Server) -> None:
     processes = list(mortal.engine_processes().values())
-    assert mortal.stop() == 0
+
+    async def stop_under_load() -> float:
+        async with mortal.async_client() as client:
+            long = asyncio.create_task(outcome(client, stream=True))
+            short = await client.completions.create(
+                model="survivor", prompt="Once", max_tokens=60, stream=True, extra_body=LONG
+            )
+            await anext(aiter(short))
+            told = time.monotonic()
+            mortal.process.send_signal(signal.SIGTERM)
+            while mortal.ready():
+                assert time.monotonic() - told < 1
+                await asyncio.sleep(0.02)
+            reasons = [chunk.choices[0].finish_reason async for chunk in short]
+            assert reasons[-1] == "length"
+            how, when = await long
+            assert how == "event shutting_down"
+            assert when - told < DRAIN_SECONDS + 3
+            return told
+
+    told = asyncio.run(stop_under_load())
+    assert mortal.process.wait(30) == 0
+    assert time.monotonic() - told < 2 * DRAIN_SECONDS + 5
     # A zombie has ended; who inherits orphans here collects them in its own time.
     assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert not (mortal.home / "run/server.json").exists()
     assert not (mortal.home / "run/local.key").exists()
+
+
+def test_an_engine_that_runs_alone_says_that_it_goes_finishes_what_runs_and_exits_well(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LORADOCK_")}
+    env |= {"LORADOCK_HOME": str(tmp_path), "LORADOCK_MODEL": str(base.folder)}
+    env |= {"LORADOCK_ENGINE_URL": url, "LORADOCK_ENGINE_TOKEN": "secret"}
+    with (
+        (tmp_path / "engine.log").open("wb") as sink,
+        subprocess.Popen([LORADOCK, "engine"], env=env, cwd=ROOT, stdout=sink, stderr=sink) as process,
+        httpx.Client(base_url=url, headers={wire.TOKEN: "secret"}, trust_env=False, timeout=60) as client,
+    ):
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not says_ready(client):
+                assert process.poll() is None, (tmp_path / "engine.log").read_text()[-4000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            body = {"model": base.folder.name, "prompt": "Once", "max_tokens": 60, "stream": True, "ignore_eos": True}
+            with client.stream("POST", "/v1/completions", json=body) as running:
+                lines = running.iter_lines()
+                next(lines)
+                process.send_signal(signal.SIGTERM)
+                told = time.monotonic()
+                while says_ready(client):
+                    assert time.monotonic() - told < 1
+                    time.sleep(0.02)
+                refused = client.post("/v1/completions", json=body)
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+                said = [line for line in lines if line]
+            assert said[-1] == "data: [DONE]"
+            assert process.wait(20) == 0
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+def says_ready(client: httpx.Client) -> bool:
+    try:
+        return bool(client.get(wire.STATE).json()["ready"])
+    except httpx.TransportError:
+        return False
