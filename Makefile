@@ -11,7 +11,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest requirements docs evaluate clean
+.PHONY: help venv serve test check test-fast test-long loadtest bench-engine requirements docs evaluate clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ check: $(STAMP) ## formatting, lint, types, import rules
 
 loadtest: $(STAMP) ## drive the running server: throughput, TTFT, TPOT per adapter
 	$(BIN)/python -m loadtest $(ARGS)
+
+bench-engine: $(STAMP) ## adapter speed over base speed, stock vLLM beside ours; half an hour, a quiet machine
+	$(BIN)/python -m loadtest.bench $(ARGS)
 
 evaluate: $(STAMP) ## score every example adapter against the base on held-out data
 	$(BIN)/python adapters/examples/evaluate.py $(ARGS)

@@ -51,9 +51,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        fields = " ".join(
-            f"{key}={_one_line(value)}" for key, value in _extra(record).items() if value is not None
-        )
+        fields = " ".join(f"{key}={_one_line(value)}" for key, value in _extra(record).items() if value is not None)
         line = super().formatMessage(record)
         return f"{line}  {fields}" if fields else line
 

@@ -63,9 +63,7 @@ class GatewayMetrics:
         self.requests_in_flight = Gauge(
             "loradock_requests_in_flight", "Inference requests being answered.", ADAPTER, registry=registry
         )
-        self.engine_up = Gauge(
-            "loradock_engine_up", "1 while the engine answers and is ready.", registry=registry
-        )
+        self.engine_up = Gauge("loradock_engine_up", "1 while the engine answers and is ready.", registry=registry)
         self.engine_restarts = LastKnownCounter(
             "loradock_engine_restarts", "Times the engine was started again after an exit."
         )
