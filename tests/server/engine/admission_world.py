@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from loradock_server.engine.admission import (
-    OUTPUT_WEIGHT,
     TICK_SECONDS,
     Admission,
     AdmissionError,
+    Meter,
     Reading,
     Rules,
     Ticket,
 )
 
+OUTPUT_COUNTS = 2
 STEP_SECONDS = 0.05  # one output token of every running request
 
 
@@ -70,11 +72,17 @@ class Job:
     left: float | None = None
     refused: AdmissionError | None = None
     ticket: Ticket | None = None
+    meter: Meter = lambda: Reading(0, 0)
 
     @property
     def waited(self) -> float:
         assert self.admitted is not None
         return self.admitted - self.arrived
+
+
+def cost(reading: Reading) -> int:
+    """As the module's docstring promises it, not as the code computes it."""
+    return reading.input_tokens + OUTPUT_COUNTS * reading.output_tokens
 
 
 class World:
@@ -86,7 +94,7 @@ class World:
         self.admission = Admission(self.rules, places=places, seats=seats)
         self.jobs: list[Job] = []
         self.running: list[Job] = []
-        self.service: dict[str | None, int] = {}
+        self._finished: Counter[str | None] = Counter()
 
     async def serve(self, adapter: str | None, tokens: int) -> Job:
         """One request from its arrival to its end."""
@@ -99,6 +107,7 @@ class World:
                 return Reading(0, 0)
             return Reading(self.prompt_tokens, min(tokens, int((loop.time() - job.admitted) / STEP_SECONDS)))
 
+        job.meter = meter
         try:
             with self.admission.line_up(adapter, meter) as ticket:
                 job.ticket = ticket
@@ -108,9 +117,7 @@ class World:
                     await asyncio.sleep(tokens * STEP_SECONDS)
                 finally:
                     self.running.remove(job)
-                    reading = meter()
-                    cost = reading.input_tokens + OUTPUT_WEIGHT * reading.output_tokens
-                    self.service[adapter] = self.service.get(adapter, 0) + cost
+                    self._finished[adapter] += cost(meter())
         except AdmissionError as error:
             job.refused = error
         finally:
@@ -125,6 +132,10 @@ class World:
         self.running.append(job)
         assert len(self.running) <= self.seats
         assert len({o.adapter for o in self.running if o.adapter}) <= self.places
+
+    def used(self, adapter: str | None) -> int:
+        """The service that an adapter has had until now."""
+        return self._finished[adapter] + sum(cost(job.meter()) for job in self.running if job.adapter == adapter)
 
     async def keep_busy(self, adapter: str | None, tokens: int, *, streams: int, until: float) -> None:
         """`streams` clients that send their next request as soon as they are answered, out of step with each other."""

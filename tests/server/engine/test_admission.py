@@ -221,9 +221,9 @@ def test_two_backlogged_adapters_get_equal_tokens_however_unequal_their_requests
             tasks.create_task(world.keep_busy("long@1", 100, streams=8, until=until))
             tasks.create_task(world.keep_busy("short@1", 5, streams=24, until=until))
             await asyncio.sleep(400)
-            long, short = world.service["long@1"], world.service["short@1"]
-        in_flight = 4 * (10 + 2 * 100)  # what may still be produced, and what is not yet in `service`
-        assert abs(long - short) <= world.rules.quantum_tokens + 2 * in_flight
+            long, short = world.used("long@1"), world.used("short@1")
+        may_still_produce = 4 * (10 + 2 * 100)
+        assert abs(long - short) <= world.rules.quantum_tokens + may_still_produce
         assert min(long, short) > 20_000
 
     rules = Rules(quantum_tokens=100, quantum_seconds=0.5, patience=NEVER)
@@ -231,35 +231,43 @@ def test_two_backlogged_adapters_get_equal_tokens_however_unequal_their_requests
 
 
 def test_what_one_used_while_nobody_waited_is_held_against_it_up_to_the_credit_only() -> None:
-    async def scenario(world: World) -> None:
-        loop = asyncio.get_running_loop()
-        slow = asyncio.create_task(world.serve("slow@1", 4000))  # few tokens, all the time
-        await world.keep_busy("greedy@1", 20, streams=3, until=loop.time() + 100)
-        before, until = world.service["greedy@1"], loop.time() + 80
-        await asyncio.gather(*(world.keep_busy(n, 20, streams=8, until=until) for n in ("greedy@1", "new@1")))
-        gained = world.service["greedy@1"] - before
-        assert before > 2 * gained, "no history: this test shows nothing"
-        assert abs(world.service["new@1"] - gained) <= world.rules.credit + 8 * 50
-        await slow
+    """Even what it used in requests that have long been running and that nobody has looked at."""
 
-    in_world(scenario, lambda: World(Rules(quantum_tokens=250, patience=NEVER), places=3, seats=4))
+    async def scenario(world: World) -> None:
+        until = asyncio.get_running_loop().time() + 180
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(world.serve("slow@1", 4000))  # few tokens, all the time
+            tasks.create_task(world.keep_busy("greedy@1", 800, streams=3, until=until))
+            await asyncio.sleep(100)
+            before = world.used("greedy@1")
+            for name in ("greedy@1", "new@1"):
+                tasks.create_task(world.keep_busy(name, 20, streams=8, until=until))
+            await asyncio.sleep(80)
+            gained, new = world.used("greedy@1") - before, world.used("new@1")
+        may_still_produce = 3 * (10 + 2 * 800)
+        assert new - gained <= world.rules.credit + world.rules.quantum_tokens
+        assert gained - new <= may_still_produce
+        assert before > 8 * world.rules.credit, "no history: this test shows nothing"
+
+    in_world(scenario, lambda: World(Rules(quantum_tokens=250, patience=NEVER), places=3, seats=6))
 
 
 def test_idling_earns_no_claim() -> None:
     """Who was away while another served thousands of tokens shares from now on, it does not catch up."""
 
     async def scenario(world: World) -> None:
-        loop = asyncio.get_running_loop()
-        await world.serve("back@1", 2)
-        until = loop.time() + 400
-        steady = asyncio.create_task(world.keep_busy("steady@1", 20, streams=8, until=until))
-        await asyncio.sleep(200)
-        before = world.service["steady@1"]
-        back = asyncio.create_task(world.keep_busy("back@1", 20, streams=8, until=until))
-        await asyncio.gather(steady, back)
-        gained = world.service["steady@1"] - before
-        assert before > 10 * world.rules.credit / 4
-        assert abs(world.service["back@1"] - gained) <= world.rules.credit + 2 * world.rules.quantum_tokens
+        until = asyncio.get_running_loop().time() + 400
+        async with asyncio.TaskGroup() as tasks:
+            await world.serve("back@1", 2)
+            tasks.create_task(world.keep_busy("steady@1", 20, streams=8, until=until))
+            await asyncio.sleep(200)
+            before = world.used("steady@1")
+            tasks.create_task(world.keep_busy("back@1", 20, streams=8, until=until))
+            await asyncio.sleep(200)
+            gained, back = world.used("steady@1") - before, world.used("back@1")
+        may_still_produce = 4 * (10 + 2 * 20)
+        assert abs(back - gained) <= world.rules.quantum_tokens + may_still_produce
+        assert before > 4 * world.rules.credit, "no history: this test shows nothing"
 
     in_world(scenario, lambda: World(Rules(patience=NEVER), places=1, seats=4))
 
