@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -87,9 +89,9 @@ class Greeting:
             f'  curl {url}/v1/chat/completions -H "Authorization: Bearer $(cat {key_file})"'
             f" -H 'Content-Type: application/json' -d '{body}'",
             "",
-            f"  python -c '{program}'",
+            f"  {command('python')} -c '{program}'",
             "",
-            "  loradock adapters register my-adapter ./my-peft-folder",
+            f"  {command('loradock')} adapters register my-adapter ./my-peft-folder",
             "",
         ]
 
@@ -117,6 +119,13 @@ def last_lines(path: Path, count: int) -> str:
         return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
     except OSError as error:
         return str(error)
+
+
+def command(name: str) -> str:
+    """How to call a program of this environment from here: by name if the shell finds it, else by path."""
+    ours = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    return name if found is not None and Path(found).samefile(ours) else shown(ours)
 
 
 def shown(path: Path) -> str:

@@ -16,6 +16,8 @@ LogFormat = Literal["auto", "text", "json"]
 # What every record has by itself; anything else on it came through `extra=`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
+_CHATTY = ("alembic", "httpcore", "httpx", "uvicorn")
+
 
 def configure_logging(log_format: LogFormat, level: str) -> None:
     """Send every logger's lines to stderr; `auto` means text on a terminal and JSON elsewhere."""
@@ -26,6 +28,9 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # Their everyday remarks (a line per HTTP call, per migration step) are not what an operator asked to see.
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
 
 class JsonFormatter(logging.Formatter):
