@@ -231,8 +231,6 @@ def test_two_backlogged_adapters_get_equal_tokens_however_unequal_their_requests
 
 
 def test_what_one_used_while_nobody_waited_is_held_against_it_up_to_the_credit_only() -> None:
-    """Even what it used in requests that have long been running and that nobody has looked at."""
-
     async def scenario(world: World) -> None:
         until = asyncio.get_running_loop().time() + 180
         async with asyncio.TaskGroup() as tasks:
@@ -250,6 +248,24 @@ def test_what_one_used_while_nobody_waited_is_held_against_it_up_to_the_credit_o
         assert before > 8 * world.rules.credit, "no history: this test shows nothing"
 
     in_world(scenario, lambda: World(Rules(quantum_tokens=250, patience=NEVER), places=3, seats=6))
+
+
+def test_tokens_that_nobody_has_looked_at_yet_are_history_too() -> None:
+    async def scenario(world: World) -> None:
+        until = asyncio.get_running_loop().time() + 132
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(4):
+                tasks.create_task(world.serve("greedy@1", 800))
+            await asyncio.sleep(32)
+            before = world.used("greedy@1")
+            for name in ("new@1", "greedy@1"):
+                tasks.create_task(world.keep_busy(name, 20, streams=8, until=until))
+            await asyncio.sleep(100)
+            gained, new = world.used("greedy@1") - before, world.used("new@1")
+        assert abs(new - gained) <= world.rules.credit + world.rules.quantum_tokens
+        assert before > 3 * world.rules.credit, "no history: this test shows nothing"
+
+    in_world(scenario, lambda: World(Rules(quantum_tokens=250, patience=NEVER), places=1, seats=4))
 
 
 def test_idling_earns_no_claim() -> None:
