@@ -28,7 +28,13 @@ LIGHT_MODULES = [
     "loradock_adapters.registry",
     "loradock_adapters.safetensors_header",
     "loradock_adapters.store",
+    "loradock_server.cli.main",
+    "loradock_server.cli.serve",
+    "loradock_server.engine.guard",
+    "loradock_server.engine.supervisor",
+    "loradock_server.gateway.server",
     "loradock_server.settings",
+    "loradock_server.telemetry.metrics",
 ]
 
 PROGRAM = """
