@@ -22,7 +22,7 @@ def make_loud(
     *,
     rank: int = 8,
     targets: Iterable[str] = ALL_LINEAR,
-    strength: float = 0.05,
+    strength: float = 0.2,
 ) -> Path:
     """Write a PEFT folder with random A and B for every module of `base` that `targets` names."""
     targets = list(targets)
@@ -31,7 +31,7 @@ def make_loud(
     for name, shape in base.modules.items():
         if name.rpartition(".")[2] in targets:
             a = random.normal(0, 1 / np.sqrt(shape.in_features), (rank, shape.in_features))
-            b = random.normal(0, strength, (shape.out_features, rank))
+            b = random.normal(0, strength / np.sqrt(rank), (shape.out_features, rank))  # as loud at any rank
             prefix = f"base_model.model.{name}"
             tensors[f"{prefix}.lora_A.weight"] = torch.tensor(a, dtype=torch.float32)
             tensors[f"{prefix}.lora_B.weight"] = torch.tensor(b, dtype=torch.float32)
