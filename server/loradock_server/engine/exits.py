@@ -8,11 +8,13 @@ import signal
 DIED = 70
 ORPHANED = 71
 HUNG = 72
+UNSOUND = 73
 
 _REASONS = {
     DIED: "vLLM's core or a worker died",
     ORPHANED: "its supervisor went away",
     HUNG: "vLLM's core or a worker hung",
+    UNSOUND: "its self-test failed",
 }
 
 

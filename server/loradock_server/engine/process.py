@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,6 +33,7 @@ from .launch import LaunchOrder, trace_endpoint, vllm_flags
 from .observer import EngineObserver
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
+from .selftest import SelfTestFailed, self_test
 from .usage import UsageFeed
 
 log = logging.getLogger("loradock.engine")
@@ -44,6 +46,9 @@ LAST_WORDS_SECONDS = 0.5
 def main() -> None:
     order = LaunchOrder.from_json(sys.stdin.readline())
     logging.basicConfig(level=order.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("loradock", "loradock_server"):
+        # Set here too: something that vLLM imports turns the root logger down.
+        logging.getLogger(name).setLevel(order.log_level.upper())
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
     import uvloop
 
@@ -61,9 +66,12 @@ async def run(order: LaunchOrder) -> None:
         log.warning("%s", warning)
     flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
     async with vllm_compat.running_engine(flags) as engine:
+        base = BaseModel.read(Path(order.model))
+        loader = vllm_compat.AdapterLoader(engine)
+        await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)
         vllm_compat.trace_adapters(engine.client)
-        guard = build_guard(order, engine)
+        guard = build_guard(order, engine, base, loader)
         server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))
         serving = asyncio.create_task(server.serve())
         dying = asyncio.create_task(leave_when_dead(engine))
@@ -82,17 +90,46 @@ async def run(order: LaunchOrder) -> None:
         await serving
 
 
-def build_guard(order: LaunchOrder, engine: vllm_compat.Engine) -> Guard:
+async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_compat.AdapterLoader) -> None:
+    """End this process, before anybody was answered, when adapters and base do not keep apart."""
+    if not engine.generates:
+        log.warning("no self-test: %s does not generate text", base.name)
+        return
+    began = time.monotonic()
+    try:
+        found = await self_test(
+            vllm_compat.Prober(engine),
+            loader,
+            base,
+            slots=engine.max_loras,
+            dtype=engine.dtype,
+            max_model_len=engine.max_model_len,
+        )
+    except SelfTestFailed as error:
+        log.error("self-test failed, the engine will not serve: %s", error)
+        leave(exits.UNSOUND)
+    log.info(
+        "self-test passed in %.1f s: base logprobs move by %.2g beside other requests and by %.2g beside adapters, "
+        "which move theirs by %.2g",
+        time.monotonic() - began,
+        found.noise,
+        found.moved,
+        found.effect,
+    )
+
+
+def build_guard(
+    order: LaunchOrder, engine: vllm_compat.Engine, base: BaseModel, loader: vllm_compat.AdapterLoader
+) -> Guard:
     """Everything between vLLM's application and the socket."""
     observer = EngineObserver(order.metrics_adapter_limit, vllm_compat.OwnFamilies())
-    base = BaseModel.read(Path(order.model))
     artifacts = StoredArtifacts(
         Store(Path(order.store_root)),
         base,
         Limits(max_rank=order.max_rank, max_bytes=order.max_adapter_bytes),
     )
     residency = Residency(
-        vllm_compat.AdapterLoader(engine),
+        loader,
         artifacts,
         observer,
         capacity=max(order.max_loras, order.max_cpu_loras),

@@ -7,6 +7,7 @@ test_vllm_compat.py says which name, before a server fails on it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import vllm
 from opentelemetry import trace
@@ -28,10 +29,12 @@ from vllm.entrypoints.launchers.api_server.entry import build_async_engine_clien
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.inputs.engine import tokens_input
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
 from .context import Generation, RequestContext, current_request
 from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, ResidencyError
+from .selftest import Answer, Row
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +76,10 @@ def on_cpu() -> bool:
 class Engine:
     """vLLM's engine client and its web application, built and ready to be served."""
 
-    def __init__(self, client: EngineClient, app: Any) -> None:
+    def __init__(self, client: EngineClient, app: Any, *, generates: bool) -> None:
         self.client = client
         self.app = app
+        self.generates = generates  # else it is a model for embeddings and the like
 
     @property
     def errored(self) -> bool:
@@ -85,6 +90,21 @@ class Engine:
     def max_num_seqs(self) -> int:
         """How many sequences the engine computes in one step."""
         return int(self.client.vllm_config.scheduler_config.max_num_seqs)
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in: float32, bfloat16, float16."""
+        return str(self.client.model_config.dtype).removeprefix("torch.")
+
+    @property
+    def max_loras(self) -> int:
+        """How many distinct adapters it computes in one step."""
+        return int(self.client.vllm_config.lora_config.max_loras)
+
+    @property
+    def max_model_len(self) -> int:
+        """The longest prompt and answer together, tokens."""
+        return int(self.client.model_config.max_model_len)
 
     async def round_trip(self) -> None:
         """Return when a question has gone through the engine core and every worker, and back."""
@@ -103,7 +123,7 @@ async def running_engine(flags: Sequence[str]) -> AsyncIterator[Engine]:
         app = build_app(args, tasks, client.model_config)
         await init_app_state(client, app.state, args, tasks)
         app.state.server = _NoServer()
-        yield Engine(client, app)
+        yield Engine(client, app, generates="generate" in tasks)
 
 
 class _NoServer:
@@ -259,6 +279,50 @@ class AdapterLoader:
             await self._client.remove_lora(number)
         except EngineDeadError as error:
             raise EngineGone(f"the engine died while it unloaded {adapter_id}") from error
+
+
+class Prober:
+    """Puts the questions of the self-test to the engine (selftest.Prober)."""
+
+    # A parent that is not sampled: these questions are in nobody's trace.
+    UNTRACED: ClassVar = {"traceparent": f"00-{'1' * 32}-{'1' * 16}-00"}
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+        self._models = engine.app.state.openai_serving_models
+        self._likeliest = min(5, engine.client.model_config.max_logprobs)
+        self._asked = itertools.count()
+
+    async def answers(self, rows: Sequence[Row], tokens: int) -> list[Answer]:
+        return await asyncio.gather(*(self._answer(row, tokens) for row in rows))
+
+    async def _answer(self, row: Row, tokens: int) -> Answer:
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=tokens,
+            ignore_eos=True,
+            logprobs=self._likeliest,
+            prompt_logprobs=0,
+            detokenize=False,
+            skip_reading_prefix_cache=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        adapter = self._models.lora_requests[row.adapter] if row.adapter else None
+        generated = self._client.generate(
+            tokens_input(list(row.prompt)),
+            params,
+            f"self-test-{next(self._asked)}",
+            lora_request=adapter,
+            trace_headers=self.UNTRACED if await self._client.is_tracing_enabled() else None,
+        )
+        output = [part async for part in generated][-1]
+        given = zip(row.prompt[1:], output.prompt_logprobs[1:], strict=True)
+        answer = output.outputs[0]
+        return Answer(
+            tuple(logprobs[token].logprob for token, logprobs in given),
+            tuple(answer.token_ids),
+            tuple({token: one.logprob for token, one in logprobs.items()} for logprobs in answer.logprobs),
+        )
 
 
 def refusal(adapter_id: str, text: str) -> ResidencyError:

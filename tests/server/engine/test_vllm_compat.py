@@ -65,6 +65,17 @@ def test_the_core_ends_requests_by_the_names_we_use() -> None:
     assert parameters(AsyncLLM.remove_lora) == ["self", "lora_id"]
 
 
+def test_the_self_test_asks_by_the_names_we_use() -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    names = parameters(AsyncLLM.generate)
+    assert names[1:4] == ["prompt", "sampling_params", "request_id"]
+    assert {"lora_request", "trace_headers"} <= set(names)
+    assert parameters(AsyncLLM.is_tracing_enabled) == ["self"]
+    assert vllm_compat.tokens_input([1, 2]) == {"type": "token", "prompt_token_ids": [1, 2]}
+    assert {"prompt_logprobs", "skip_reading_prefix_cache", "detokenize"} <= set(parameters(vllm_compat.SamplingParams))
+
+
 def test_the_wrapper_that_we_replace_has_the_methods_we_override() -> None:
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
