@@ -35,3 +35,21 @@ def server(base: BaseModel, traces: Receiver) -> Iterator[Server]:
         OTEL_BSP_SCHEDULE_DELAY="200",
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def exact(base: BaseModel) -> Iterator[Server]:
+    """In float32, where the same sum in another batch differs by rounding only.
+
+    Small blocks and chunks, so that prompts of hundreds of tokens are divided and cached; room for more adapters than
+    run at once, but not for all of them.
+    """
+    with run_server(
+        base.folder,
+        LORADOCK_DTYPE="float32",
+        LORADOCK_MAX_LORAS="8",
+        LORADOCK_MAX_CPU_LORAS="12",
+        LORADOCK_ENGINE_TOKEN="between-gateway-and-engine",
+        LORADOCK_ENGINE_ARGS="--max-num-batched-tokens=192 --max-num-seqs=32 --block-size=32",
+    ) as running:
+        yield running

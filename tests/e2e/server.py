@@ -86,6 +86,18 @@ class Server:
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
         return json.loads(done.stdout)
 
+    def register(self, name: str, folder: Path) -> str:
+        """Upload an adapter; returns its id. Quicker than the command line, where there are many."""
+        done = httpx.post(
+            f"{self.url}/admin/adapters/{name}/versions",
+            files=[("file", (path.name, path.read_bytes())) for path in folder.iterdir()],
+            headers={"authorization": f"Bearer {self.key}"},
+            trust_env=False,
+            timeout=60,
+        )
+        assert done.status_code in (200, 201), done.text
+        return str(done.json()["id"])
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels; 0 when there are none."""
         from prometheus_client.parser import text_string_to_metric_families

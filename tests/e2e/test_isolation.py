@@ -6,7 +6,6 @@ In float32, where the same sum in another batch differs by rounding only, so tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -14,7 +13,7 @@ import pytest
 
 from loradock_adapters.base_model import BaseModel
 from tests.e2e.loud import make_loud
-from tests.e2e.server import Server, run_server
+from tests.e2e.server import Server
 
 pytestmark = pytest.mark.e2e
 
@@ -25,14 +24,11 @@ RANKS = [8, 16, 1, 3, 32, 8, 64, 5]
 Answer = tuple[str, list[float]]
 
 
-@pytest.fixture(scope="module")
-def exact(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", autouse=True)
+def loud(exact: Server, base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder: Path = tmp_path_factory.mktemp("loud")
-    with run_server(base.folder, LORADOCK_DTYPE="float32", LORADOCK_MAX_LORAS="8") as server:
-        for number, name in enumerate(LOUD):
-            made = make_loud(folder / name, base, seed=100 + number, rank=RANKS[number])
-            server.loradock("adapters", "register", name, str(made))
-        yield server
+    for number, name in enumerate(LOUD):
+        exact.register(name, make_loud(folder / name, base, seed=100 + number, rank=RANKS[number]))
 
 
 async def ask(client: openai.AsyncOpenAI, model: str, turn: int = 0) -> Answer:
