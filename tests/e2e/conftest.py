@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from loradock_adapters.base_fetch import fetch
 from loradock_adapters.base_model import BaseModel
 from tests.e2e.otlp import Receiver, run_receiver
 from tests.e2e.server import EXAMPLES, ROOT, Server, run_server
@@ -14,8 +18,15 @@ from tests.e2e.server import EXAMPLES, ROOT, Server, run_server
 
 @pytest.fixture(scope="session")
 def base() -> BaseModel:
-    """The bundled base model, where `make serve` keeps it too."""
-    return BaseModel.read(fetch(ROOT / "var/base", progress=lambda text: None))
+    """The bundled base model, where `make serve` keeps it too, fetched by the command that users have.
+
+    In a process of its own: the conversion imports half of transformers, and what that warns of is not this project's.
+    """
+    command = [str(Path(sys.executable).with_name("loradock")), "base", "fetch", "--json"]
+    environment = {**os.environ, "LORADOCK_HOME": str(ROOT / "var")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return BaseModel.read(Path(json.loads(done.stdout)["folder"]))
 
 
 @pytest.fixture(scope="session")

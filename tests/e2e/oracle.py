@@ -45,7 +45,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "one-module": {"r": 8, "lora_alpha": 16, "target_modules": ["model.layers.7.mlp.down_proj"]},
     "one-kind": {"r": 4, "lora_alpha": 4, "target_modules": ["v_proj"]},  # a slice of what vLLM computes as one
     "regex": {"r": 6, "lora_alpha": 9, "target_modules": r".*\.layers\.(3|4|20)\.self_attn\.(q|o)_proj"},
-    "layers": {"r": 8, "lora_alpha": 8, "target_modules": [*ATTENTION, *MLP], "layers_to_transform": [0, 11, 29]},
+    # Not "layers": PEFT looks for the names of other adapters in the paths of modules when it saves one.
+    "some-layers": {"r": 8, "lora_alpha": 8, "target_modules": [*ATTENTION, *MLP], "layers_to_transform": [0, 11, 29]},
 }
 MORE_RECIPES: dict[str, dict[str, Any]] = {
     **{

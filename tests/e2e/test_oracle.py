@@ -161,7 +161,7 @@ def test_many_adapters_and_the_base_in_one_batch_answer_as_peft_does(
 def test_prompts_that_are_computed_in_several_steps_beside_others_answer_as_peft_does(
     served: Server, base: BaseModel, oracle: Oracle
 ) -> None:
-    names = [None, *ADAPTERS] if LONG else [None, "rank-13", "patterns", "layers"]
+    names = [None, *ADAPTERS] if LONG else [None, "rank-13", "patterns", "some-layers"]
     questions: list[Question] = [
         (name, some_text(base.folder, LONG_PROMPT + number, seed=1000 + number)) for number, name in enumerate(names)
     ]
