@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     max_adapter_bytes: int = Field(default=1 << 30, ge=1, description="largest adapter, all files together")
     max_loras: int = Field(default=8, ge=1, description="distinct adapters in one batch (slots)")
     max_cpu_loras: int = Field(default=64, ge=1, description="adapters kept in memory")
+    adapter_memory_bytes: int = Field(default=4 << 30, ge=1 << 20, description="memory for adapters, all together")
 
     # Engine
     engine_url: str | None = Field(default=None, description="unix:/path or http://host:port of the engine")

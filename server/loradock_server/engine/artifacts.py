@@ -27,22 +27,20 @@ class StoredArtifacts:
         self._store = store
         self._base = base
         self._limits = limits
-        self._good: dict[str, int] = {}  # digest to size in bytes
+        self._good: set[str] = set()  # digests
         self._lock = threading.Lock()
 
-    def fetch(self, digest: str) -> tuple[Path, int]:
+    def fetch(self, digest: str) -> Path:
         try:
             folder = self._store.verify(digest)
             with self._lock:
-                size = self._good.get(digest)
-            if size is None:
-                report = check_adapter(folder, self._base, self._limits)
-                report.raise_if_faulty()
-                size = report.size_bytes
+                good = digest in self._good
+            if not good:
+                check_adapter(folder, self._base, self._limits).raise_if_faulty()
                 with self._lock:
-                    self._good[digest] = size
+                    self._good.add(digest)
         except (BlobMissing, BlobCorrupt) as error:
             raise AdapterGone(str(error)) from error
         except AdapterError as error:
             raise AdapterUnfit(str(error)) from error
-        return folder, size
+        return folder

@@ -37,6 +37,7 @@ class LaunchOrder:
     store_root: str
     max_loras: int
     max_cpu_loras: int
+    adapter_memory_bytes: int
     max_rank: int
     max_adapter_bytes: int
     max_model_len: int
@@ -141,6 +142,7 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         store_root=str(settings.store_root),
         max_loras=settings.max_loras,
         max_cpu_loras=settings.max_cpu_loras,
+        adapter_memory_bytes=settings.adapter_memory_bytes,
         max_rank=settings.max_rank,
         max_adapter_bytes=settings.max_adapter_bytes,
         max_model_len=settings.max_model_len,

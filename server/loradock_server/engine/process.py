@@ -30,6 +30,7 @@ from .artifacts import StoredArtifacts
 from .guard import Guard
 from .internal import Internal
 from .launch import LaunchOrder, trace_endpoint, vllm_flags
+from .limits import MemoryLimits
 from .observer import EngineObserver
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
@@ -132,7 +133,11 @@ def build_guard(
         loader,
         artifacts,
         observer,
-        capacity=max(order.max_loras, order.max_cpu_loras),
+        limits=MemoryLimits(
+            adapters=max(order.max_loras, order.max_cpu_loras),
+            size_bytes=order.adapter_memory_bytes,
+            places=order.max_loras,
+        ),
     )
     admission = Admission(
         order.admission,

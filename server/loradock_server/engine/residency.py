@@ -10,13 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+from .limits import MemoryLimits
+from .pins import Pins, Problem
 
 log = logging.getLogger(__name__)
+
+# What is prepared takes memory that no budget counts, so few at a time.
+PREPARATIONS = 2
 
 
 class ResidencyError(Exception):
@@ -33,6 +39,12 @@ class AdapterUnfit(ResidencyError):
     code = "adapter_rejected"
 
 
+class AdapterTooLarge(AdapterUnfit):
+    """It does not fit into the memory for adapters, even when nobody else is there."""
+
+    code = "adapter_too_large"
+
+
 class AdapterGone(ResidencyError):
     """The artifact store does not have these bytes, or not unharmed. Seen by the client as 404."""
 
@@ -41,10 +53,14 @@ class AdapterGone(ResidencyError):
 
 
 class NoRoom(ResidencyError):
-    """Every adapter in memory is answering requests; 503, worth a retry."""
+    """Every adapter in memory is answering requests or pinned; 503, worth a retry."""
 
     status = 503
     code = "adapter_capacity"
+
+
+class NotNow(NoRoom):
+    """A load that no request waits for found no room that it may take. Nobody's request fails by it."""
 
 
 class Retiring(ResidencyError):
@@ -61,10 +77,24 @@ class EngineGone(ResidencyError):
     code = "engine_unavailable"
 
 
+class Prepared(Protocol):
+    """An adapter read and laid out, ready for the engine."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it will take in memory."""
+
+    def close(self) -> None:
+        """Give back what preparing took, whether it was loaded or not. Idempotent."""
+
+
 class Loader(Protocol):
     """The engine's own way to take an adapter in and put it out; each load gets a number never used before."""
 
-    async def load(self, adapter_id: str, folder: Path) -> int:
+    async def prepare(self, adapter_id: str, folder: Path) -> Prepared:
+        """Do all that can be done before the engine is asked. Raises a ResidencyError; then nothing is left of it."""
+
+    async def load(self, adapter_id: str, prepared: Prepared) -> int:
         """Load and publish under this id. Raises a ResidencyError; then nothing of it is left in the engine."""
 
     async def unload(self, adapter_id: str, number: int) -> None:
@@ -74,8 +104,8 @@ class Loader(Protocol):
 class Artifacts(Protocol):
     """Where bytes come from. Called in a worker thread."""
 
-    def fetch(self, digest: str) -> tuple[Path, int]:
-        """A verified folder for this digest, and its size in bytes. Raises AdapterGone or AdapterUnfit."""
+    def fetch(self, digest: str) -> Path:
+        """A verified folder for this digest. Raises AdapterGone or AdapterUnfit."""
 
 
 class Observer(Protocol):
@@ -87,16 +117,23 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class Load:
-    """A load under way. `waiters`: requests that will use what it brings, unless their clients leave."""
+    """A load under way. `waiters`: requests that will use what it brings, unless their clients leave.
+
+    `purpose` says how far it may go for room: a prefetch takes what nobody has, a pin evicts the idle, a request waits
+    too. A request that joins makes it its own.
+    """
 
     digest: str
     task: asyncio.Task[Resident]
+    purpose: Literal["prefetch", "pin", "request"]
     waiters: int = 0
 
 
 @dataclass(slots=True)
 class Resident:
-    """One adapter in memory. `users`: requests being answered by it; `load`: how it came."""
+    """One adapter in memory. `users`: requests being answered by it; `load`: how it came; times in seconds since the
+    epoch, `last_used` None before its first request.
+    """
 
     adapter_id: str
     digest: str
@@ -104,7 +141,8 @@ class Resident:
     size_bytes: int
     load: Load
     users: int = 0
-    last_used: float = field(default_factory=time.time)  # seconds since the epoch
+    loaded_at: float = field(default_factory=time.time)
+    last_used: float | None = None
     retiring: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -115,9 +153,13 @@ class Resident:
         """
         return self.users > 0 or self.load.waiters > 0
 
+    @property
+    def idle_since(self) -> float:
+        return self.last_used or self.loaded_at
+
 
 class Residency:
-    """Adapters in memory, at most `capacity` of them, loaded on demand, the longest idle one evicted first."""
+    """Adapters in memory within `limits`, loaded on demand, the longest idle one evicted first, pinned ones never."""
 
     def __init__(
         self,
@@ -125,21 +167,35 @@ class Residency:
         artifacts: Artifacts,
         observer: Observer,
         *,
-        capacity: int,
+        limits: MemoryLimits,
         room_timeout_seconds: float = 30.0,
     ) -> None:
         self._loader = loader
         self._artifacts = artifacts
         self._observer = observer
-        self._capacity = capacity
+        self.limits = limits
         self._room_timeout = room_timeout_seconds
         self._residents: dict[str, Resident] = {}
+        self._leaving: list[Resident] = []  # their memory is being freed
         self._loads: dict[str, Load] = {}
+        self._sizes: dict[str, int] = {}  # by digest, of all that were ever prepared
+        self._pins = Pins(limits, self._sizes)
+        self._pinning: asyncio.Task[None] | None = None
+        self._preparations = asyncio.Semaphore(PREPARATIONS)
         self._room = asyncio.Lock()  # one load changes the set of residents at a time
         self._released = asyncio.Event()
 
     def residents(self) -> list[Resident]:
         return sorted(self._residents.values(), key=lambda r: r.adapter_id)
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(r.size_bytes for r in (*self._residents.values(), *self._leaving))
+
+    @property
+    def pins(self) -> Pins:
+        """To be read; changed by `pin`."""
+        return self._pins
 
     @asynccontextmanager
     async def lease(self, adapter_id: str, digest: str) -> AsyncIterator[str]:
@@ -152,6 +208,7 @@ class Residency:
             state = "cold"
             await self._loaded(adapter_id, digest)
         resident.users += 1
+        resident.last_used = time.time()
         try:
             yield state
         finally:
@@ -160,20 +217,33 @@ class Residency:
             self._tell_if_idle(resident)
 
     def prefetch(self, adapter_id: str, digest: str) -> None:
-        """Begin to load an adapter that will soon be asked for, if memory has a place for it that nobody else has.
+        """Begin to load an adapter that will soon be asked for, if memory has room for it that nobody else has.
 
         A failure is told to those who ask for it then: they try again.
         """
-        known = adapter_id in self._residents or adapter_id in self._loads
-        if not known and len(self._residents) + len(self._loads) < self._capacity:
-            self._begin_load(adapter_id, digest)
+        if adapter_id in self._residents or adapter_id in self._loads:
+            return
+        places = self.limits.adapters - len(self._residents) - len(self._loads)
+        if places > 0 and self.used_bytes + self._sizes.get(digest, 1) <= self.limits.size_bytes:
+            self._begin_load(adapter_id, digest, "prefetch")
+
+    def pin(self, wanted: Mapping[str, str]) -> None:
+        """Keep these in memory from now on (digests by id, oldest pin first) and let the others go as any.
+
+        Returns at once; loads that are missing begin in the background. Those that fail are tried again at the next
+        call; `pins.problems()` says why.
+        """
+        self._pins.replace(wanted)
+        if self._pinning is None or self._pinning.done():
+            self._pinning = asyncio.create_task(self._load_pins(), name="load pins")
 
     async def unload(self, adapter_id: str, *, timeout_seconds: float | None = None) -> bool:
         """Drain, then free the memory. False when it was not resident. New requests for it are refused meanwhile.
 
-        A load under way is waited for and undone. Raises TimeoutError when requests still run after
+        A load under way is waited for and undone, a pin is forgotten. Raises TimeoutError when requests still run after
         `timeout_seconds`; it then serves on.
         """
+        self._pins.forget(adapter_id)
         async with asyncio.timeout(timeout_seconds):
             if load := self._loads.get(adapter_id):
                 await asyncio.wait({load.task})
@@ -205,10 +275,11 @@ class Residency:
     async def _loaded(self, adapter_id: str, digest: str) -> None:
         """Return once a load of this adapter is done; on return, and until the next await, it cannot be evicted."""
         load = self._loads.get(adapter_id)
-        if load is None:
-            load = self._begin_load(adapter_id, digest)
+        if load is None or load.task.done():  # over, and about to be forgotten
+            load = self._begin_load(adapter_id, digest, "request")
         elif load.digest != digest:
             raise other_bytes(adapter_id, load.digest, digest)
+        load.purpose = "request"
         load.waiters += 1
         try:
             # Shielded: a client that leaves must not break off a load that others wait for.
@@ -218,10 +289,33 @@ class Residency:
             if resident := self._residents.get(adapter_id):
                 self._tell_if_idle(resident)
 
-    def _begin_load(self, adapter_id: str, digest: str) -> Load:
-        load = Load(digest, asyncio.create_task(self._load(adapter_id, digest), name=f"load {adapter_id}"))
-        self._loads[adapter_id] = load
-        load.task.add_done_callback(lambda done: self._forget_load(adapter_id, done))
+    async def _load_pins(self) -> None:
+        # One after the other: a request that comes now waits for one of them at most.
+        tried: set[str] = set()
+        while missing := [
+            name
+            for name in self._pins.wanted
+            if name in self._pins.kept() and name not in self._residents and name not in tried
+        ]:
+            tried.add(missing[0])
+            await self._load_pin(missing[0], self._pins.wanted[missing[0]])
+        self._pins.tell()
+
+    async def _load_pin(self, adapter_id: str, digest: str) -> None:
+        load = self._loads.get(adapter_id)
+        if load is None or load.task.done():
+            load = self._begin_load(adapter_id, digest, "pin")
+        elif load.purpose == "prefetch":
+            load.purpose = "pin"
+        await asyncio.wait({load.task})
+        error = None if load.task.cancelled() else load.task.exception()
+        problem = Problem(error.code, str(error)) if isinstance(error, ResidencyError) else None
+        self._pins.failed(adapter_id, problem)
+
+    def _begin_load(self, adapter_id: str, digest: str, purpose: Literal["prefetch", "pin", "request"]) -> Load:
+        task = asyncio.create_task(self._load(adapter_id, digest), name=f"load {adapter_id}")
+        load = self._loads[adapter_id] = Load(digest, task, purpose)
+        task.add_done_callback(lambda _: self._forget_load(adapter_id, load))
         return load
 
     def _tell_if_idle(self, resident: Resident) -> None:
@@ -229,25 +323,22 @@ class Residency:
             resident.idle.set()
             self._released.set()
 
-    def _forget_load(self, adapter_id: str, task: asyncio.Task[Resident]) -> None:
-        del self._loads[adapter_id]
-        if not task.cancelled():
-            task.exception()  # read, so that a failure nobody waits for any more is not reported as lost
+    def _forget_load(self, adapter_id: str, load: Load) -> None:
+        if self._loads.get(adapter_id) is load:
+            del self._loads[adapter_id]
+        if not load.task.cancelled():
+            load.task.exception()  # read, so that a failure nobody waits for any more is not reported as lost
 
     async def _load(self, adapter_id: str, digest: str) -> Resident:
         began = time.monotonic()
-        ok = False
+        outcome: bool | None = False
         try:
-            # Reading and verifying happen before the engine is asked, in a thread: decoding goes on meanwhile.
-            folder, size_bytes = await asyncio.to_thread(self._artifacts.fetch, digest)
-            patience_ends = time.monotonic() + self._room_timeout
-            async with self._room:
-                await self._make_room(patience_ends)
-                number = await self._loader.load(adapter_id, folder)
-                resident = Resident(adapter_id, digest, number, size_bytes, self._loads[adapter_id])
-                self._residents[adapter_id] = resident
-            ok = True
+            resident = await self._bring(self._loads[adapter_id], adapter_id, digest)
+            outcome = True
             return resident
+        except NotNow:
+            outcome = None
+            raise
         except ResidencyError:
             raise
         except Exception as error:
@@ -257,35 +348,106 @@ class Residency:
                 f"adapter {adapter_id} could not be loaded: {type(error).__name__}: {error}"
             ) from error
         finally:
-            self._observer.loaded(adapter_id, time.monotonic() - began, ok=ok)
+            if outcome is not None:
+                self._observer.loaded(adapter_id, time.monotonic() - began, ok=outcome)
 
-    async def _make_room(self, patience_ends: float) -> None:
-        """Evict until one more fits. The monotonic time `patience_ends` counts from when the load came to the door, so
-        that loads that queue behind one that waits do not wait one after the other.
+    async def _bring(self, load: Load, adapter_id: str, digest: str) -> Resident:
+        if (known := self._sizes.get(digest)) is not None:
+            self._refuse_what_never_fits(adapter_id, known)
+        # Reading and verifying happen before the engine is asked, in a thread: decoding goes on meanwhile.
+        folder = await asyncio.to_thread(self._artifacts.fetch, digest)
+        patience_ends = time.monotonic() + self._room_timeout
+        async with self._preparations:
+            with closing(await self._loader.prepare(adapter_id, folder)) as prepared:
+                self._sizes[digest] = prepared.size_bytes
+                async with self._room:
+                    await self._make_room(load, adapter_id, prepared.size_bytes, patience_ends)
+                    number = await self._loader.load(adapter_id, prepared)
+                    resident = Resident(adapter_id, digest, number, prepared.size_bytes, load)
+                    self._residents[adapter_id] = resident
+        return resident
+
+    # --- Room ---
+
+    async def _make_room(self, load: Load, adapter_id: str, size_bytes: int, patience_ends: float) -> None:
+        """Evict until one more of this size fits. The monotonic time `patience_ends` counts from when the load came to
+        the door, so that loads that queue behind one that waits do not wait one after the other.
         """
-        while len(self._residents) >= self._capacity:
-            if idle := [r for r in self._residents.values() if not r.in_use and not r.retiring]:
-                await self._drop(min(idle, key=lambda r: r.last_used), for_room=True)
-                continue
-            self._released.clear()
-            try:
-                async with asyncio.timeout(max(0.0, patience_ends - time.monotonic())):
-                    await self._released.wait()
-            except TimeoutError:
-                raise NoRoom(
-                    f"all {self._capacity} adapters in memory are answering requests; "
-                    "retry, or raise LORADOCK_MAX_CPU_LORAS"
-                ) from None
+        self._refuse_what_never_fits(adapter_id, size_bytes)
+        if load.purpose == "pin" and adapter_id not in self._pins.kept():
+            raise NotNow(f"adapter {adapter_id} is over the limits for pins, or not pinned any more")
+        while (shortage := self._shortage(adapter_id, size_bytes)) is not None:
+            if load.purpose == "prefetch":
+                raise NotNow(f"no spare room for adapter {adapter_id}: {shortage}")
+            if self._leaving:
+                self._released.clear()
+                await self._released.wait()
+            elif leaver := self._next_to_leave(size_bytes):
+                await self._drop(leaver, for_room=True)
+            elif load.purpose == "pin":
+                raise NotNow(shortage)
+            else:
+                await self._something_released(shortage, patience_ends)
+
+    async def _something_released(self, shortage: str, patience_ends: float) -> None:
+        self._released.clear()
+        try:
+            async with asyncio.timeout(max(0.0, patience_ends - time.monotonic())):
+                await self._released.wait()
+        except TimeoutError:
+            raise NoRoom(shortage) from None
+
+    def _shortage(self, adapter_id: str, size_bytes: int) -> str | None:
+        """Which limit one more of this size would break, and the way out."""
+        if len(self._residents) >= self.limits.adapters:
+            return (
+                f"all {self.limits.adapters} adapters in memory are answering requests{self._or_pinned()}; "
+                "retry, or raise LORADOCK_MAX_CPU_LORAS"
+            )
+        if self.used_bytes + size_bytes > self.limits.size_bytes:
+            return (
+                f"adapter {adapter_id} takes {size_bytes:,} bytes; of {self.limits.size_bytes:,} for adapters "
+                f"{self.used_bytes:,} are held by adapters that are answering requests{self._or_pinned()}; "
+                "retry, or raise LORADOCK_ADAPTER_MEMORY_BYTES"
+            )
+        return None
+
+    def _or_pinned(self) -> str:
+        return " or pinned" if self._pins.kept() else ""
+
+    def _refuse_what_never_fits(self, adapter_id: str, size_bytes: int) -> None:
+        kept = self._pins.kept()
+        pinned = sum(r.size_bytes for r in self._residents.values() if r.adapter_id in kept - {adapter_id})
+        limit = self.limits.size_bytes - pinned
+        if size_bytes > limit:
+            unpin, left = (", unpin others", " that pinned ones leave") if pinned else ("", "")
+            raise AdapterTooLarge(
+                f"adapter {adapter_id} takes {size_bytes:,} bytes in memory, more than the {limit:,} for adapters{left}"
+                f"; train it with a lower rank or fewer modules{unpin}, or raise LORADOCK_ADAPTER_MEMORY_BYTES"
+            )
+
+    def _next_to_leave(self, size_bytes: int) -> Resident | None:
+        """The longest idle one, if the idle together would make enough room."""
+        kept = self._pins.kept()
+        idle = [r for r in self._residents.values() if not (r.in_use or r.retiring or r.adapter_id in kept)]
+        bytes_left = self.used_bytes - sum(r.size_bytes for r in idle)
+        enough = (
+            len(self._residents) - len(idle) < self.limits.adapters
+            and bytes_left + size_bytes <= self.limits.size_bytes
+        )
+        return min(idle, key=lambda r: r.idle_since) if idle and enough else None
 
     async def _drop(self, resident: Resident, *, for_room: bool) -> None:
         # Out of the table first: from here on nobody can lease it.
         if self._residents.get(resident.adapter_id) is not resident:
             return
         del self._residents[resident.adapter_id]
-        self._released.set()
+        self._leaving.append(resident)
         try:
             await self._loader.unload(resident.adapter_id, resident.number)
         finally:
+            self._leaving.remove(resident)
+            self._released.set()
             self._observer.evicted(resident.adapter_id, for_room=for_room)
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -151,7 +152,8 @@ async def _beside_adapters(
         write_loud_adapter(folder, base)
         try:
             for slot in range(slots):
-                loaded[adapter_id(slot)] = await loader.load(adapter_id(slot), folder)
+                with closing(await loader.prepare(adapter_id(slot), folder)) as prepared:
+                    loaded[adapter_id(slot)] = await loader.load(adapter_id(slot), prepared)
             return await prober.answers(rows, TOKENS)
         except ResidencyError as error:
             raise SelfTestFailed(f"the self-test's adapter cannot be loaded: {error}") from error

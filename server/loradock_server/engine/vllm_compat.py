@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from .kernels.slots import LayerSlots, Packed
 
 from .context import Generation, RequestContext, current_request
-from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, ResidencyError
+from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, Prepared, ResidencyError
 from .selftest import Answer, Row
 
 log = logging.getLogger(__name__)
@@ -251,6 +252,17 @@ class _AdapterAttributes(SpanProcessor):
 # --- Adapters in and out ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedFolder:
+    """An adapter that vLLM will read by itself (residency.Prepared); its file is about what it takes in memory."""
+
+    folder: Path
+    size_bytes: int
+
+    def close(self) -> None:
+        pass
+
+
 class AdapterLoader:
     """Loads adapters into the running engine and publishes them to vLLM's routes (residency.Loader)."""
 
@@ -259,7 +271,13 @@ class AdapterLoader:
         self._models = engine.app.state.openai_serving_models
         self._numbers: Iterator[int] = itertools.count(FIRST_ADAPTER_NUMBER)
 
-    async def load(self, adapter_id: str, folder: Path) -> int:
+    async def prepare(self, adapter_id: str, folder: Path) -> PreparedFolder:
+        size_bytes = await asyncio.to_thread(lambda: sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+        return PreparedFolder(folder, size_bytes)
+
+    async def load(self, adapter_id: str, prepared: Prepared) -> int:
+        assert isinstance(prepared, PreparedFolder)
+        folder = prepared.folder
         request = LoRARequest(adapter_id, next(self._numbers), str(folder))
         try:
             await self._client.add_lora(request)

@@ -21,6 +21,7 @@ from loradock_server.engine import vllm_compat
 from loradock_server.engine.context import RequestContext, current_request
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, ResidencyError
 
+FOLDER = vllm_compat.PreparedFolder(Path("/b/d1"), 100)
 WRAPPED = (
     "Call to add_lora method failed: Worker failed with error '{}', please check the stack trace above for the root "
     "cause"
@@ -78,12 +79,12 @@ def test_a_failed_load_leaves_nothing_inside_and_its_client_hears_the_cause(
         client = ScriptedClient(Exception(said))
         loader, published = make_loader(client)
         with pytest.raises(error) as caught:
-            await loader.load("a@1", Path("/b/d1"))
+            await loader.load("a@1", FOLDER)
         assert told in str(caught.value)
         assert "please check the stack trace" not in str(caught.value)
         assert (client.inside, published) == (set(), {})
         first = client.removed[0]
-        assert await loader.load("a@1", Path("/b/d1")) != first  # a number is never used twice
+        assert await loader.load("a@1", FOLDER) != first  # a number is never used twice
 
     asyncio.run(main())
 
@@ -93,7 +94,7 @@ def test_an_engine_that_dies_under_a_load_is_no_fault_of_the_adapter(failures: l
     async def main() -> None:
         loader, published = make_loader(ScriptedClient(*failures))
         with pytest.raises(ResidencyError) as caught:
-            await loader.load("a@1", Path("/b/d1"))
+            await loader.load("a@1", FOLDER)
         assert isinstance(caught.value, EngineGone) or "bad" in str(caught.value)
         assert published == {}
 
@@ -104,7 +105,7 @@ def test_an_unloaded_adapter_is_withdrawn_before_the_engine_is_asked() -> None:
     async def main() -> None:
         client = ScriptedClient(None, EngineDeadError())
         loader, published = make_loader(client)
-        number = await loader.load("a@1", Path("/b/d1"))
+        number = await loader.load("a@1", FOLDER)
         assert published["a@1"].lora_path == "/b/d1"
         with pytest.raises(EngineGone):
             await loader.unload("a@1", number)

@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loradock_server.engine.limits import MemoryLimits
 from loradock_server.engine.residency import (
+    PREPARATIONS,
     AdapterGone,
+    AdapterTooLarge,
     AdapterUnfit,
     NoRoom,
+    Prepared,
     Residency,
     ResidencyError,
     Retiring,
 )
 
+SIZE = 100  # bytes of an adapter whose digest does not name another size, as "d1:250" does
+
+
+class FakePrepared:
+    def __init__(self, size_bytes: int, held: list[FakePrepared]) -> None:
+        self.size_bytes = size_bytes
+        self._held = held
+        held.append(self)
+
+    def close(self) -> None:
+        self._held.remove(self)  # fails when it was closed before
+
 
 class FakeEngine:
-    """Loader, artifacts and observer in one; faithful in that loading takes time and numbers are never reused."""
+    """Loader, artifacts and observer in one; faithful in that loading takes time and numbers are never reused.
+
+    `held` are the preparations that nobody has given back yet. A digest in `unprepared` cannot be prepared.
+    """
 
     def __init__(self) -> None:
         self.loaded_ids: list[str] = []
@@ -29,9 +49,24 @@ class FakeEngine:
         self.gate.set()
         self.unfit: set[str] = set()
         self.gone: set[str] = set()
+        self.unprepared: set[str] = set()
         self.events: list[tuple[Any, ...]] = []
+        self.prepared: list[str] = []
+        self.held: list[FakePrepared] = []
+        self.most_held = 0
 
-    async def load(self, adapter_id: str, folder: Path) -> int:
+    async def prepare(self, adapter_id: str, folder: Path) -> FakePrepared:
+        digest = folder.name
+        if digest in self.unprepared:
+            raise AdapterUnfit(f"{adapter_id} cannot be read")
+        self.prepared.append(adapter_id)
+        prepared = FakePrepared(int(digest.partition(":")[2] or SIZE), self.held)
+        self.most_held = max(self.most_held, len(self.held))
+        await asyncio.sleep(0)
+        return prepared
+
+    async def load(self, adapter_id: str, prepared: Prepared) -> int:
+        assert prepared in self.held
         self.loaded_ids.append(adapter_id)
         await self.gate.wait()
         if adapter_id in self.unfit:
@@ -39,12 +74,13 @@ class FakeEngine:
         return len(self.loaded_ids)
 
     async def unload(self, adapter_id: str, number: int) -> None:
+        await asyncio.sleep(0)
         self.unloaded_ids.append(adapter_id)
 
-    def fetch(self, digest: str) -> tuple[Path, int]:
+    def fetch(self, digest: str) -> Path:
         if digest in self.gone:
             raise AdapterGone(f"blob {digest} is missing")
-        return Path("/blobs") / digest, 100
+        return Path("/blobs") / digest
 
     def loaded(self, adapter_id: str, seconds: float, *, ok: bool) -> None:
         self.events.append(("loaded", adapter_id, ok))
@@ -53,14 +89,42 @@ class FakeEngine:
         self.events.append(("evicted", adapter_id, for_room))
 
 
-def run(scenario: Callable[[FakeEngine, Residency], Awaitable[None]], *, capacity: int = 2) -> None:
+def run(
+    scenario: Callable[[FakeEngine, Residency], Awaitable[None]],
+    *,
+    capacity: int = 2,
+    budget: int = 1 << 30,
+    places: int = 1,
+) -> None:
     async def main() -> None:
         engine = FakeEngine()
-        residency = Residency(engine, engine, engine, capacity=capacity, room_timeout_seconds=0.2)
+        limits = MemoryLimits(capacity, budget, places)
+        residency = Residency(engine, engine, engine, limits=limits, room_timeout_seconds=0.2)
         async with asyncio.timeout(10):
             await scenario(engine, residency)
+            await settled()
+        assert engine.held == []  # whatever happened
 
     asyncio.run(main())
+
+
+async def settled() -> None:
+    """Until all that runs in the background is over."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+
+
+async def use(residency: Residency, adapter_id: str, size: int = SIZE) -> str:
+    async with residency.lease(adapter_id, digest_of(adapter_id, size)) as state:
+        return state
+
+
+def digest_of(adapter_id: str, size: int = SIZE) -> str:
+    return f"{adapter_id}:{size}"
+
+
+def pin(residency: Residency, *adapters: str, size: int = SIZE) -> None:
+    residency.pin({name: digest_of(name, size) for name in adapters})
 
 
 def ids(residency: Residency) -> list[str]:
@@ -282,10 +346,10 @@ def test_a_failure_nobody_thought_of_is_told_with_its_reason_and_harms_no_other_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario(engine: FakeEngine, residency: Residency) -> None:
-        def fetch(digest: str) -> tuple[Path, int]:
+        def fetch(digest: str) -> Path:
             if digest == "d1":
                 raise PermissionError(13, "Permission denied", "/blobs/d1")
-            return Path("/blobs"), 1
+            return Path("/blobs") / digest
 
         monkeypatch.setattr(engine, "fetch", fetch)
         with pytest.raises(ResidencyError, match="PermissionError.*Permission denied") as caught:
@@ -342,3 +406,340 @@ def test_a_prefetch_that_fails_is_tried_again_by_the_request_that_then_hears_of_
         assert engine.loaded_ids == ["a@1", "a@1"]
 
     run(scenario)
+
+
+# --- Bytes ---
+
+
+def test_the_longest_idle_leave_until_the_new_one_fits_into_the_budget() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        for name in ("a@1", "b@1", "c@1"):
+            await use(residency, name)
+        await use(residency, "a@1")
+        await use(residency, "big@1", 150)
+        assert engine.unloaded_ids == ["b@1", "c@1"]
+        assert residency.used_bytes == 250
+
+    run(scenario, capacity=10, budget=300)
+
+
+def test_nobody_is_pushed_out_while_count_and_bytes_both_allow_one_more() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        for name in ("a@1", "b@1", "c@1"):
+            await use(residency, name)
+        assert engine.unloaded_ids == []
+
+    run(scenario, capacity=3, budget=300)
+
+
+def test_an_adapter_larger_than_the_budget_is_refused_at_once_with_value_limit_and_fix() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async with residency.lease("a@1", digest_of("a@1")):
+            for _ in range(2):
+                began = asyncio.get_running_loop().time()
+                with pytest.raises(AdapterTooLarge, match=r"1,001 bytes.*1,000.*LORADOCK_ADAPTER_MEMORY_BYTES") as told:
+                    await use(residency, "big@1", 1001)
+                assert asyncio.get_running_loop().time() - began < 0.1
+                assert told.value.status == 422
+        assert engine.prepared.count("big@1") == 1  # its size is known now
+        assert engine.unloaded_ids == []
+
+    run(scenario, capacity=10, budget=1000)
+
+
+def test_when_the_bytes_are_in_use_a_new_one_waits_and_then_hears_that_limit() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async with residency.lease("a@1", digest_of("a@1")):
+            with pytest.raises(NoRoom, match=r"b@1 takes 150 bytes; of 200 .* LORADOCK_ADAPTER_MEMORY_BYTES"):
+                await use(residency, "b@1", 150)
+        assert await use(residency, "b@1", 150) == "cold"
+
+    run(scenario, capacity=10, budget=200)
+
+
+def test_the_idle_stay_when_not_even_all_of_them_would_make_enough_room() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        await use(residency, "idle@1")
+        async with residency.lease("busy@1", digest_of("busy@1")):
+            with pytest.raises(NoRoom):
+                await use(residency, "big@1", 250)
+            assert ids(residency) == ["busy@1", "idle@1"]
+
+    run(scenario, capacity=10, budget=300)
+
+
+def test_memory_counts_until_the_engine_has_let_go_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        let_go = asyncio.Event()
+
+        async def unload(adapter_id: str, number: int) -> None:
+            await let_go.wait()
+
+        await use(residency, "a@1")
+        await use(residency, "b@1")
+        monkeypatch.setattr(engine, "unload", unload)
+        unloading = asyncio.create_task(residency.unload("a@1"))
+        loading = asyncio.create_task(use(residency, "c@1"))
+        await asyncio.sleep(0.05)
+        assert residency.used_bytes == 200
+        assert engine.loaded_ids == ["a@1", "b@1"]
+        let_go.set()
+        await asyncio.gather(unloading, loading)
+        assert ids(residency) == ["b@1", "c@1"]  # and nobody was pushed out for what came free anyway
+
+    run(scenario, capacity=10, budget=200)
+
+
+def test_a_burst_of_cold_adapters_holds_few_preparations_at_a_time() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        engine.gate.clear()
+        asking = [asyncio.create_task(use(residency, f"a{number}@1")) for number in range(20)]
+        await asyncio.sleep(0.05)
+        assert len(engine.held) == PREPARATIONS
+        engine.gate.set()
+        assert set(await asyncio.gather(*asking)) == {"cold"}
+        assert engine.most_held == PREPARATIONS
+
+    run(scenario, capacity=30)
+
+
+@pytest.mark.parametrize("end", ["loaded", "unfit", "no room", "too large", "broken", "cancelled", "unloading fails"])
+def test_what_was_prepared_is_given_back_however_the_load_ends(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        if end == "unfit":
+            engine.unfit.add("a@1")
+        elif end == "broken":
+
+            async def broken(adapter_id: str, prepared: Prepared) -> int:
+                raise ConnectionResetError(104, "gone")
+
+            monkeypatch.setattr(engine, "load", broken)
+        elif end == "unloading fails":
+            await use(residency, "idle@1", 200)
+
+            async def stuck(adapter_id: str, number: int) -> None:
+                raise ConnectionResetError(104, "gone")
+
+            monkeypatch.setattr(engine, "unload", stuck)
+        async with AsyncExitStack() as held:
+            if end == "no room":
+                await held.enter_async_context(residency.lease("busy@1", digest_of("busy@1")))
+            if end == "cancelled":
+                engine.gate.clear()
+                asking = asyncio.create_task(use(residency, "a@1"))
+                await asyncio.sleep(0.05)
+                assert len(engine.held) == 1
+                (load,) = [task for task in asyncio.all_tasks() if task.get_name() == "load a@1"]
+                load.cancel()
+                await asyncio.wait({asking})
+                return
+            size = {"no room": 150, "too large": 500}.get(end, SIZE)
+            errors = {"loaded": None, "no room": NoRoom, "too large": AdapterTooLarge, "unfit": AdapterUnfit}
+            error = errors.get(end, ResidencyError)
+            if error is None:
+                await use(residency, "a@1", size)
+            else:
+                with pytest.raises(error):
+                    await use(residency, "a@1", size)
+            assert engine.prepared.count("a@1") == 1
+
+    run(scenario, capacity=10, budget=200)  # which looks at what is still held
+
+
+def test_a_prefetch_pushes_nobody_out_when_it_turns_out_too_large_for_the_spare_room() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        await use(residency, "a@1")
+        before = list(engine.events)
+        for _ in range(3):
+            residency.prefetch("b@1", digest_of("b@1", 150))
+            await asyncio.sleep(0.05)
+        assert (ids(residency), engine.events) == (["a@1"], before)  # nor does it count as a failed load
+        assert engine.prepared.count("b@1") == 1
+        assert await use(residency, "b@1", 150) == "cold"
+
+    run(scenario, capacity=10, budget=200)
+
+
+# --- Pins ---
+
+
+def test_a_pinned_adapter_is_loaded_at_once_and_survives_any_number_of_others() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        pin(residency, "kept@1")
+        await settled()
+        assert ids(residency) == ["kept@1"]
+        for number in range(10):
+            await use(residency, f"a{number}@1")
+        assert await use(residency, "kept@1") == "resident"
+        assert "kept@1" not in engine.unloaded_ids
+        assert engine.loaded_ids.count("kept@1") == 1
+
+    run(scenario, capacity=3)
+
+
+def test_one_that_is_in_memory_already_is_pinned_where_it_is_and_let_go_with_its_pin() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        await use(residency, "kept@1")
+        pin(residency, "kept@1")
+        await use(residency, "a@1")
+        await use(residency, "b@1")
+        assert ids(residency) == ["b@1", "kept@1"]
+        residency.pin({})
+        await use(residency, "c@1")
+        assert ids(residency) == ["b@1", "c@1"]
+        assert engine.loaded_ids.count("kept@1") == 1
+
+    run(scenario)
+
+
+def test_a_pin_that_moves_to_the_next_version_keeps_that_and_lets_the_old_one_go() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        pin(residency, "bot@1")
+        await settled()
+        pin(residency, "bot@2")
+        await settled()
+        assert ids(residency) == ["bot@1", "bot@2"]
+        for name in ("a@1", "b@1"):
+            await use(residency, name)
+        assert ids(residency) == ["a@1", "b@1", "bot@2"]
+
+    run(scenario, capacity=3)
+
+
+def test_pins_over_the_count_are_not_loaded_and_the_later_ones_hear_it() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        pin(residency, "z@1", "b@1", "a@1")  # in the order in which they were pinned
+        await settled()
+        assert ids(residency) == ["b@1", "z@1"]
+        (name, problem), *others = residency.pins.problems().items()
+        assert (name, others) == ("a@1", [])
+        assert "3 adapters are pinned, at most 2 can be" in problem.text
+        assert "raise LORADOCK_MAX_CPU_LORAS" in problem.text
+        pin(residency, "b@1", "a@1")
+        await settled()
+        assert "a@1" in ids(residency)
+        assert residency.pins.problems() == {}
+
+    run(scenario, capacity=4, places=2)
+
+
+def test_pins_leave_the_bytes_that_running_adapters_need() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        # 4 adapters, 2 of them running: half of 400 bytes can be pinned.
+        pin(residency, "a@1", "b@1", size=150)
+        await settled()
+        assert ids(residency) == ["a@1"]
+        problem = residency.pins.problems()["b@1"]
+        assert "it takes 150 bytes and those pinned before it 150; at most 200" in problem.text
+        async with residency.lease("x@1", digest_of("x@1")), residency.lease("y@1", digest_of("y@1")):
+            assert ids(residency) == ["a@1", "x@1", "y@1"]
+        # In memory as any other while somebody asks for it, and pushed out as any other.
+        assert await use(residency, "b@1", 150) == "cold"
+        await use(residency, "c@1", 200)
+        assert ids(residency) == ["a@1", "c@1"]
+
+    run(scenario, capacity=4, places=2, budget=400)
+
+
+def test_what_only_pins_keep_out_is_refused_at_once_too() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        pin(residency, "a@1")
+        await settled()
+        with pytest.raises(AdapterTooLarge, match=r"350 bytes.*the 300 .*pinned ones leave; .*unpin others"):
+            await use(residency, "big@1", 350)
+        residency.pin({})
+        assert await use(residency, "big@1", 350) == "cold"
+
+    run(scenario, capacity=4, places=2, budget=400)
+
+
+def test_a_pin_that_cannot_be_loaded_says_why_is_logged_once_and_tried_again_when_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        engine.gone.add(digest_of("a@1"))
+        for _ in range(3):
+            pin(residency, "a@1")
+            await settled()
+            assert residency.pins.problems()["a@1"].text == "blob a@1:100 is missing"
+        assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+            "pinned adapter a@1 is not kept in memory: blob a@1:100 is missing"
+        ]
+        engine.gone.clear()
+        pin(residency, "a@1")
+        await settled()
+        assert (ids(residency), residency.pins.problems()) == (["a@1"], {})
+
+    run(scenario)
+
+
+def test_a_pin_waits_for_nobody_and_gets_its_room_at_a_later_try() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async with residency.lease("big@1", digest_of("big@1", 350)):
+            pin(residency, "a@1")
+            began = asyncio.get_running_loop().time()
+            await settled()
+            assert asyncio.get_running_loop().time() - began < 0.1
+            assert "a@1 takes 100 bytes" in residency.pins.problems()["a@1"].text
+        pin(residency, "a@1")
+        await settled()
+        assert ids(residency) == ["a@1"]
+        assert ("loaded", "a@1", False) not in engine.events
+
+    run(scenario, capacity=4, places=2, budget=400)
+
+
+def test_a_request_that_joins_a_pins_load_waits_for_room_as_any_request() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async with residency.lease("big@1", digest_of("big@1", 350)):
+            pin(residency, "a@1")
+            asking = asyncio.create_task(use(residency, "a@1"))
+            await asyncio.sleep(0.05)
+            assert not asking.done()
+        assert await asking == "cold"
+        assert engine.prepared == ["big@1", "a@1"]
+
+    run(scenario, capacity=4, places=2, budget=400)
+
+
+def test_unloading_takes_a_pinned_adapter_out_and_its_pin_with_it() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        pin(residency, "a@1", "b@1")
+        await settled()
+        assert await residency.unload("a@1")
+        await settled()
+        assert ids(residency) == ["b@1"]
+        assert list(residency.pins.wanted) == ["b@1"]
+
+    run(scenario, capacity=4)
+
+
+def test_pins_are_loaded_one_after_the_other_so_that_a_request_waits_for_one_at_most() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        engine.gate.clear()
+        pin(residency, *(f"p{number}@1" for number in range(5)))
+        await asyncio.sleep(0.05)
+        asking = asyncio.create_task(use(residency, "asked@1"))
+        await asyncio.sleep(0.05)
+        engine.gate.set()
+        await asking
+        await settled()
+        assert engine.loaded_ids[:2] == ["p0@1", "asked@1"]
+        assert len(engine.loaded_ids) == 6
+
+    run(scenario, capacity=10)
+
+
+def test_without_memory_beyond_the_running_ones_nothing_can_be_pinned() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        pin(residency, "a@1")
+        await settled()
+        assert ids(residency) == []
+        assert "at most 0 can be" in residency.pins.problems()["a@1"].text
+
+    run(scenario, capacity=2, places=2)
+
+
+def test_limits_below_what_runs_at_a_time_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 adapters in memory, but 3 run"):
+        MemoryLimits(2, 1 << 20, 3)

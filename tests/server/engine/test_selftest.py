@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,11 +23,21 @@ from loradock_server.engine import selftest
 from loradock_server.engine.kernels import gemm
 from loradock_server.engine.kernels.segments import Segment, find_segments
 from loradock_server.engine.kernels.slots import LayerSlots, pack
-from loradock_server.engine.residency import AdapterUnfit
+from loradock_server.engine.residency import AdapterUnfit, Prepared
 from loradock_server.engine.selftest import Answer, Findings, Row, SelfTestFailed, judge, self_test
 
 WIDTH, VOCAB, SLOTS = 32, 64, 4
 LAYER = "model.layers.0.mlp.up_proj"
+
+
+@dataclass
+class Tensors:
+    folder: Path
+    size_bytes: int = 1
+    closed: bool = False
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class TinyEngine:
@@ -41,12 +52,19 @@ class TinyEngine:
         self.numbers: dict[str, int] = {}
         self.ever_full = False
         self.refuse: str | None = None
+        self.prepared: list[Tensors] = []
 
     # residency.Loader
 
-    async def load(self, adapter_id: str, folder: Path) -> int:
+    async def prepare(self, adapter_id: str, folder: Path) -> Tensors:
+        self.prepared.append(Tensors(folder))
+        return self.prepared[-1]
+
+    async def load(self, adapter_id: str, prepared: Prepared) -> int:
         if self.refuse:
             raise AdapterUnfit(self.refuse)
+        assert isinstance(prepared, Tensors)
+        folder = prepared.folder
         tensors = load_file(folder / "adapter_model.safetensors")
         a, b = (tensors[f"base_model.model.{LAYER}.lora_{half}.weight"] for half in "AB")
         slot = self.in_slot.index(None)
@@ -145,6 +163,7 @@ def test_a_sound_engine_passes_with_every_slot_filled_and_nothing_left_behind(ba
     assert found.effect > selftest.EFFECT
     assert engine.ever_full
     assert engine.in_slot == [None] * SLOTS
+    assert {prepared.closed for prepared in engine.prepared} == {True}
 
 
 def test_it_fits_into_the_shortest_context_that_can_be_set(base: BaseModel) -> None:
@@ -183,6 +202,7 @@ def test_an_adapter_that_cannot_be_loaded_is_a_failure_with_its_reason(base: Bas
     engine.refuse = "no such module"
     with pytest.raises(SelfTestFailed, match="cannot be loaded: no such module"):
         run(engine, base)
+    assert [prepared.closed for prepared in engine.prepared] == [True]
 
 
 def test_its_adapter_is_one_that_the_adapter_check_accepts(base: BaseModel, tmp_path: Path) -> None:

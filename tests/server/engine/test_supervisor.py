@@ -37,7 +37,8 @@ def order(tmp_path: Path) -> LaunchOrder:
     return LaunchOrder(
         address="unix:/nowhere", token="t", generation="", restarts=0, model="/m", served_name="b",
         base_digest="d", target_modules=("q_proj",), store_root=str(tmp_path / "starts"), max_loras=1,
-        max_cpu_loras=1, max_rank=8, max_adapter_bytes=1, max_model_len=16, dtype="auto", kv_cache_bytes=1,
+        max_cpu_loras=1, adapter_memory_bytes=1, max_rank=8, max_adapter_bytes=1, max_model_len=16, dtype="auto",
+        kv_cache_bytes=1,
         drain_timeout=1, metrics_adapter_limit=1, log_level="info", engine_args=("--seed=1",),
     )  # fmt: skip
 

@@ -141,6 +141,7 @@ def order() -> LaunchOrder:
         store_root="/store",
         max_loras=4,
         max_cpu_loras=2,
+        adapter_memory_bytes=1 << 30,
         max_rank=12,
         max_adapter_bytes=1,
         max_model_len=64,

@@ -30,6 +30,7 @@ from loradock_adapters.store import Store
 from loradock_server.engine import vllm_compat
 from loradock_server.engine.artifacts import StoredArtifacts
 from loradock_server.engine.launch import target_modules
+from loradock_server.engine.limits import MemoryLimits
 from loradock_server.engine.residency import Residency
 from tests.e2e.loud import make_loud
 
@@ -121,7 +122,8 @@ class Side:
         state = SimpleNamespace(openai_serving_models=SimpleNamespace(lora_requests=self.published))
         engine: Any = SimpleNamespace(client=Client(world), app=SimpleNamespace(state=state))
         artifacts = StoredArtifacts(self.store, world.base, Limits(max_rank=8, max_bytes=1 << 24))
-        self.residency = Residency(vllm_compat.AdapterLoader(engine), artifacts, NoMetrics(), capacity=capacity)
+        limits = MemoryLimits(adapters=capacity, size_bytes=1 << 30)
+        self.residency = Residency(vllm_compat.AdapterLoader(engine), artifacts, NoMetrics(), limits=limits)
 
     def register(self, folder: Path) -> str:
         return self.store.put(folder, FILES).digest
