@@ -19,6 +19,7 @@ LIVE = "/livez"
 STATE = "/internal/state"
 USAGE = "/internal/usage"
 UNLOAD = "/internal/unload"
+PINS = "/internal/pins"  # {"pins": [{"id", "digest"}]}, oldest first: these from now on, and no others
 METRICS = "/internal/metrics"
 
 

@@ -46,12 +46,16 @@ class VersionRecord:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRecord:
-    """An adapter with its versions by number and its aliases, each pointing to a version number."""
+    """An adapter with its versions by number and its aliases, each pointing to a version number.
+
+    `pinned_at`: since when its live version is to be kept in memory, None if it is not.
+    """
 
     name: str
     versions: Mapping[int, VersionRecord]
     aliases: Mapping[str, int]
     created_at: datetime
+    pinned_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,24 @@ class Registry:
             if not _point(session, name, alias, version):
                 session.rollback()
 
+    def pin(self, name: str) -> bool:
+        """Have the live version kept in memory from now on; False when it is already. Raises AdapterNotFound."""
+        return self._set_pin(name, datetime.now(UTC))
+
+    def unpin(self, name: str) -> bool:
+        """Let it go from memory as any other; False when it was not pinned. Raises AdapterNotFound."""
+        return self._set_pin(name, None)
+
+    def _set_pin(self, name: str, since: datetime | None) -> bool:
+        with self._database.write() as session:
+            adapter = _require_adapter(session, name)
+            changed = (adapter.pinned_at is None) != (since is None)
+            if changed:
+                adapter.pinned_at = since
+            else:
+                session.rollback()
+        return changed
+
     def delete_adapter(self, name: str) -> tuple[AdapterRef, ...]:
         """Forget a name with all its versions and aliases, and return what was forgotten, oldest first.
 
@@ -96,6 +114,7 @@ class Registry:
             session.execute(delete(AliasRow).where(AliasRow.name == name))
             now = datetime.now(UTC)
             adapter.deleted_at = now
+            adapter.pinned_at = None
             for version in versions:
                 version.deleted_at = now
         return tuple(AdapterRef(name, version.number) for version in versions)
@@ -124,6 +143,7 @@ class Registry:
                 versions=MappingProxyType(by_name[row.name]),
                 aliases=MappingProxyType(pointing[row.name]),
                 created_at=row.created_at,
+                pinned_at=row.pinned_at,
             )
             for row in sorted(adapters, key=lambda row: row.name)
         }

@@ -68,6 +68,7 @@ class AdapterRow(Table):
     next_version: Mapped[int]
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
+    pinned_at: Mapped[datetime | None]
 
 
 class VersionRow(Table):

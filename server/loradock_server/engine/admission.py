@@ -198,6 +198,10 @@ class Admission:
     def running(self) -> int:
         return sum(len(line.running) for line in self._lines.values())
 
+    def placed(self) -> frozenset[str]:
+        """The adapters that hold a place."""
+        return frozenset(line.adapter for line in self._lines.values() if line.adapter and line.placed_at is not None)
+
     def waiting_by_adapter(self) -> dict[str | None, int]:
         """The length of every line that is not empty; None is the base model."""
         return {adapter: len(line.waiting) for adapter, line in self._lines.items() if line.waiting}

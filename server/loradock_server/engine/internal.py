@@ -1,4 +1,4 @@
-"""The routes by which a gateway looks after its engine: state, usage feed, unloading, metrics.
+"""The routes by which a gateway looks after its engine: state, usage feed, pins, unloading, metrics.
 
 Behind the guard's token like everything else. Knows no vLLM; what it shows comes from the objects it is given.
 """
@@ -11,18 +11,21 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
+from loradock_adapters.errors import AdapterError
+from loradock_adapters.names import AdapterRef
 from loradock_server import wire
 
+from .memory import Memory
 from .replies import Receive, Scope, Send, reply_bytes, reply_error, reply_json
 from .residency import Residency, ResidencyError
 from .usage import UsageFeed
 
-MAX_BODY = 64 * 1024
+MAX_BODY = 1 << 20  # some thousand pins
 
 
 class Internal:
-    """A small ASGI application. `describe` gives the part of the state that the residency does not know;
-    `generation` names this process, within which the feed's sequence numbers count.
+    """A small ASGI application. `describe` gives the part of the state that the residency does not know; `placed` the
+    adapters that hold a place; `generation` names this process, within which the feed's sequence numbers count.
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class Internal:
         feed: UsageFeed,
         generation: str,
         describe: Callable[[], dict[str, Any]],
-        metrics: Callable[[], bytes],
+        placed: Callable[[], frozenset[str]],
+        metrics: Callable[[Memory], bytes],
     ) -> None:
         self._residency = residency
         self._feed = feed
         self._generation = generation
         self._describe = describe
+        self._placed = placed
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,30 +50,22 @@ class Internal:
             case "GET", wire.STATE:
                 await reply_json(send, 200, self._state())
             case "GET", wire.METRICS:
-                text = await asyncio.to_thread(self._metrics)
+                text = await asyncio.to_thread(self._metrics, self._memory())
                 await reply_bytes(send, 200, text, "text/plain; version=0.0.4; charset=utf-8")
             case "GET", wire.USAGE:
                 await self._stream_usage(scope, receive, send)
+            case "POST", wire.PINS:
+                await self._pin(receive, send)
             case "POST", wire.UNLOAD:
                 await self._unload(receive, send)
             case method, path:
                 await reply_error(send, 404, f"no internal route {method} {path}", code="not_found")
 
     def _state(self) -> dict[str, Any]:
-        return {
-            **self._describe(),
-            "adapters": [
-                {
-                    "id": resident.adapter_id,
-                    "digest": resident.digest,
-                    "tier": "memory",
-                    "bytes": resident.size_bytes,
-                    "in_flight": resident.users,
-                    "last_used": resident.last_used,
-                }
-                for resident in self._residency.residents()
-            ],
-        }
+        return {**self._describe(), **self._memory().as_state()}
+
+    def _memory(self) -> Memory:
+        return Memory.of(self._residency, self._placed())
 
     async def _stream_usage(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -97,15 +94,20 @@ class Internal:
             await send({"type": "http.response.body", "body": line, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _unload(self, receive: Receive, send: Send) -> None:
-        body = b""
-        more = True
-        while more and len(body) <= MAX_BODY:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
+    async def _pin(self, receive: Receive, send: Send) -> None:
         try:
-            adapter_id = json.loads(body)["id"]
+            pins = [(str(pin["id"]), str(pin["digest"])) for pin in json.loads(await read(receive))["pins"]]
+            for adapter_id, _ in pins:
+                AdapterRef.parse(adapter_id)
+        except (ValueError, TypeError, KeyError, AdapterError):
+            await reply_error(send, 400, 'give {"pins": [{"id": "name@version", "digest": "…"}]}', code="bad_body")
+            return
+        self._residency.pin(dict(pins))
+        await reply_json(send, 200, {"pins": len(pins)})
+
+    async def _unload(self, receive: Receive, send: Send) -> None:
+        try:
+            adapter_id = json.loads(await read(receive))["id"]
         except (ValueError, TypeError, KeyError):
             await reply_error(send, 400, 'give {"id": "name@version"}', code="bad_body")
             return
@@ -118,3 +120,14 @@ class Internal:
             await reply_error(send, error.status, str(error), code=error.code, retry_after=5)
             return
         await reply_json(send, 200, {"unloaded": unloaded})
+
+
+async def read(receive: Receive) -> bytes:
+    """A small body; of one that is too large so much that it is no JSON."""
+    body = b""
+    more = True
+    while more and len(body) <= MAX_BODY:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,34 +13,44 @@ from loradock_adapters.names import AdapterRef
 from loradock_server.telemetry.engine_metrics import EngineMetrics
 from loradock_server.telemetry.labels import AdapterLabels
 
+from .memory import Memory
+
 
 class EngineObserver:
-    """Counts loads, evictions, residency and queueing. `further`: collectors served along with ours."""
+    """Counts loads, evictions and queueing, shows who is in memory. `further`: collectors served along with ours."""
 
     def __init__(self, adapter_limit: int, further: Collector | None = None) -> None:
         self._metrics = EngineMetrics(CollectorRegistry(), adapter_limit)
         self._further = further
+        self._exposing = threading.Lock()
 
     def loaded(self, adapter_id: str, seconds: float, *, ok: bool) -> None:
         labels = self._labels(adapter_id)
         self._metrics.adapter_loads.labels(*labels, "ok" if ok else "error").inc()
         if ok:
             self._metrics.adapter_load_seconds.labels(*labels).observe(seconds)
-            self._metrics.adapter_resident.labels(*labels, "memory").set(1)
 
     def evicted(self, adapter_id: str, *, for_room: bool) -> None:
-        labels = self._labels(adapter_id)
-        self._metrics.adapter_resident.labels(*labels, "memory").set(0)
         if for_room:
-            self._metrics.adapter_evictions.labels(*labels).inc()
+            self._metrics.adapter_evictions.labels(*self._labels(adapter_id)).inc()
 
     def answered(self, adapter_id: str | None, queue_seconds: float | None) -> None:
         if queue_seconds is not None:
             self._metrics.queue_seconds.labels(*self._labels(adapter_id)).observe(queue_seconds)
 
-    def exposition(self) -> bytes:
-        """All families in Prometheus' text format."""
-        return generate_latest(_Both(self._metrics.registry, self._further))
+    def exposition(self, memory: Memory) -> bytes:
+        """All families in Prometheus' text format, with residency as in `memory`. May be called in a thread."""
+        with self._exposing:  # or a scrape would find the series that another has just cleared
+            self._show(memory)
+            return generate_latest(_Both(self._metrics.registry, self._further))
+
+    def _show(self, memory: Memory) -> None:
+        resident = self._metrics.adapter_resident
+        resident.clear()  # whoever left has no series any more
+        for adapter in memory.adapters:
+            resident.labels(*self._labels(adapter.id), adapter.tier).inc()  # several may share the label "other"
+        self._metrics.adapter_memory.set(memory.bytes)
+        self._metrics.adapter_memory_limit.set(memory.limit_bytes)
 
     def _labels(self, adapter_id: str | None) -> AdapterLabels:
         if adapter_id is None:

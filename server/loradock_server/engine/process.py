@@ -164,6 +164,7 @@ def build_guard(
         feed=feed,
         generation=order.generation,
         describe=describe,
+        placed=admission.placed,
         metrics=observer.exposition,
     )
     guard = Guard(

@@ -40,9 +40,15 @@ class EngineMetrics:
         )
         self.adapter_resident = Gauge(
             "loradock_adapter_resident",
-            "1 while the adapter lies in that tier of the engine's memory.",
+            "1 for the tier of the engine's memory that the adapter is in: slot while it may run, else memory.",
             (*ADAPTER, "tier"),
             registry=registry,
+        )
+        self.adapter_memory = Gauge(
+            "loradock_adapter_memory_bytes", "Memory that adapters take in the engine.", registry=registry
+        )
+        self.adapter_memory_limit = Gauge(
+            "loradock_adapter_memory_limit_bytes", "Memory that adapters may take in the engine.", registry=registry
         )
         self.queue_seconds = Histogram(
             "loradock_queue_seconds",

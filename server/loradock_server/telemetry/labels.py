@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 BASE = "base"
 OTHER = "other"
 
@@ -18,13 +20,15 @@ class LabelCap:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._names: set[str] = set()
+        self._lock = threading.Lock()  # metrics pages are made in threads
 
     def labels(self, name: str | None, version: int | str = "") -> AdapterLabels:
         """Label values (adapter, version) for an adapter; None means the base model."""
         if name is None:
             return BASE_LABELS
-        if name not in self._names:
-            if len(self._names) >= self._limit:
-                return (OTHER, OTHER)
-            self._names.add(name)
+        with self._lock:
+            if name not in self._names:
+                if len(self._names) >= self._limit:
+                    return (OTHER, OTHER)
+                self._names.add(name)
         return (name, str(version))

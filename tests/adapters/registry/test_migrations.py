@@ -11,7 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
@@ -28,6 +30,42 @@ def test_a_migrated_database_has_exactly_the_tables_of_the_code(tmp_path: Path) 
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
+    engine.dispose()
+
+
+def test_what_an_earlier_release_wrote_is_all_there_after_the_migration(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/registry.db"
+    migrate(url, "0001")
+    database = sqlite3.connect(tmp_path / "registry.db")
+    now = "2026-01-31 17:05:59.000000"
+    with database:
+        database.execute("UPDATE registry_state SET revision = 7")
+        database.execute("INSERT INTO adapters VALUES ('bot', 3, ?, NULL)", (now,))
+        for number in (1, 2):
+            database.execute(
+                "INSERT INTO adapter_versions VALUES ('bot', ?, ?, 9, 8, '[]', ?, 'upload', '{}', ?, 'me', NULL)",
+                (number, f"{number:064x}", "b" * 64, now),
+            )
+        database.execute("INSERT INTO adapter_aliases VALUES ('bot', 'live', 2)")
+    database.close()
+
+    registry = Registry.open(url)
+    (adapter,) = registry.catalogue().adapters.values()
+    assert (adapter.name, sorted(adapter.versions), dict(adapter.aliases)) == ("bot", [1, 2], {"live": 2})
+    assert (adapter.pinned_at, registry.revision()) == (None, 7)
+    assert registry.pin("bot")
+    assert registry.catalogue().adapters["bot"].pinned_at is not None
+    registry.close()
+
+
+def migrate(url: str, revision: str) -> None:
+    """As an earlier release did, whose newest migration this was."""
+    engine = create_engine(url)
+    with engine.connect() as connection, connection.begin():
+        config = Config()
+        config.set_main_option("script_location", "loradock_adapters.registry:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
     engine.dispose()
 
 

@@ -77,6 +77,41 @@ def test_the_same_bytes_under_two_names_are_two_adapters(registry: Registry) -> 
     assert list(registry.catalogue().adapters) == ["a", "b"]
 
 
+def test_a_pin_belongs_to_the_name_and_ends_with_it(registry: Registry) -> None:
+    registry.register("bot", facts(1), created_by="me")
+    assert registry.catalogue().adapters["bot"].pinned_at is None
+    assert registry.pin("bot")
+    since = registry.catalogue().adapters["bot"].pinned_at
+    assert since is not None
+    registry.register("bot", facts(2), created_by="me")
+    assert registry.catalogue().adapters["bot"].pinned_at == since
+    assert registry.unpin("bot")
+    assert registry.catalogue().adapters["bot"].pinned_at is None
+    registry.pin("bot")
+    registry.delete_adapter("bot")
+    registry.register("bot", facts(3), created_by="me")
+    assert registry.catalogue().adapters["bot"].pinned_at is None
+
+
+def test_pinning_what_is_pinned_changes_nothing_not_even_since_when(registry: Registry) -> None:
+    registry.register("bot", facts(1), created_by="me")
+    assert not registry.unpin("bot")
+    assert registry.pin("bot")
+    before = registry.catalogue()
+    assert not registry.pin("bot")
+    assert registry.catalogue() == before
+
+
+def test_what_is_not_registered_cannot_be_pinned(registry: Registry) -> None:
+    registry.register("bot", facts(1), created_by="me")
+    registry.delete_adapter("bot")
+    for name in ("nobody", "bot"):
+        with pytest.raises(AdapterNotFound):
+            registry.pin(name)
+        with pytest.raises(AdapterNotFound):
+            registry.unpin(name)
+
+
 def test_the_revision_grows_with_every_change_and_only_then(registry: Registry) -> None:
     seen = [registry.revision()]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ from loradock_server.engine.admission import Admission, Rules
 from loradock_server.engine.context import Generation, current_request
 from loradock_server.engine.guard import Guard
 from loradock_server.engine.internal import Internal
+from loradock_server.engine.limits import MemoryLimits
+from loradock_server.engine.pins import Pins
 from loradock_server.engine.replies import Receive, Scope, Send
 from loradock_server.engine.residency import AdapterUnfit
 from loradock_server.engine.usage import UsageFeed
@@ -31,8 +33,15 @@ class FakeResidency:
         self.prefetched: list[str] = []
         self.refuse: str | None = None
 
+        self.limits = MemoryLimits(4, 1 << 20)
+        self.pins = Pins(self.limits, {})
+        self.used_bytes = 0
+
     def residents(self) -> list[Any]:
         return []
+
+    def pin(self, wanted: Mapping[str, str]) -> None:
+        self.pins.replace(wanted)
 
     def prefetch(self, adapter_id: str, digest: str) -> None:
         self.prefetched.append(adapter_id)
@@ -62,7 +71,8 @@ class World:
             feed=self.feed,
             generation="g",
             describe=lambda: {"ready": True},
-            metrics=lambda: b"loradock_x 1\n",
+            placed=lambda: self.admission.placed(),
+            metrics=lambda memory: b"loradock_x 1\n",
         )
         self.admission = Admission(rules or Rules(quantum_seconds=0.01), places=1, seats=2)
         self.queued: list[tuple[str | None, float | None]] = []
@@ -218,10 +228,13 @@ def test_draining_turns_new_requests_away_and_waits_for_the_running_ones() -> No
     drive(main())
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff"])
-def test_a_malformed_unload_is_a_400(body: bytes) -> None:
+@pytest.mark.parametrize("path", ["/internal/unload", "/internal/pins"])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b"\xff", b'{"pins": 3}', b'{"pins": [{"id": "a", "digest": "d"}]}']
+)
+def test_a_malformed_order_is_a_400(path: str, body: bytes) -> None:
     async def main() -> None:
-        response = await World(answer).client.post("/internal/unload", content=body)
+        response = await World(answer).client.post(path, content=body)
         assert response.status_code == 400
 
     drive(main())

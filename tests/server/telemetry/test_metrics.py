@@ -33,6 +33,8 @@ def test_gateway_and_engine_pages_hold_every_contract_family_once() -> None:
         "loradock_adapter_load_seconds",
         "loradock_adapter_evictions",
         "loradock_adapter_resident",
+        "loradock_adapter_memory_bytes",
+        "loradock_adapter_memory_limit_bytes",
         "loradock_queue_seconds",
     }
 
