@@ -27,6 +27,14 @@ ADAPTER_FILES = frozenset({*REQUIRED_FILES, MANIFEST_FILE, README_FILE})
 
 MAX_JSON_BYTES = 1 << 20
 
+TENSOR_PREFIX = "base_model.model."
+TENSOR_SUFFIXES = MappingProxyType({".lora_A.weight": "A", ".lora_B.weight": "B"})
+
+
+def tensor_name(module: str, side: str) -> str:
+    """What PEFT calls a module's A, shape (rank, in), or B, shape (out, rank)."""
+    return f"{TENSOR_PREFIX}{module}.lora_{side}.weight"
+
 
 @dataclass(frozen=True, slots=True)
 class PeftFolder:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -91,22 +93,39 @@ class TensorFile:
         Raises KeyError for an unknown name, AdapterUnreadable for other types or a file that has changed.
         """
         info = self.tensors[name]
-        if info.dtype not in _NUMPY:
-            raise AdapterUnreadable(
-                f"type {info.dtype} cannot be read; use F32, F16 or BF16", where=f"{self.path.name}: {name}"
-            )
-        try:
-            with open_regular(self.path) as file:
-                file.seek(info.start)
-                data = file.read(info.end - info.start)
-        except OSError as error:
-            raise AdapterUnreadable(_reason(error), where=self.path.name) from error
-        if len(data) != info.end - info.start:
-            raise AdapterUnreadable("the file became shorter while it was read", where=self.path.name)
-        values = np.frombuffer(data, _NUMPY[info.dtype])
+        with self._opened() as file:
+            values = self._stored(file, info)
         if info.dtype == "BF16":
             # bfloat16 is the upper half of a float32.
-            values = (values.astype(np.uint32) << 16).view(np.float32)
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values
+
+    def read_each(self) -> Iterator[tuple[TensorInfo, NDArray[Any]]]:
+        """All tensors, one at a time in one pass over the file; as they are, BF16 as the bits in uint16.
+
+        Raises AdapterUnreadable as `read` does.
+        """
+        with self._opened() as file:
+            for info in self.tensors.values():
+                yield info, self._stored(file, info)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BufferedReader]:
+        try:
+            with open_regular(self.path) as file:
+                yield file
+        except OSError as error:
+            raise AdapterUnreadable(_reason(error), where=self.path.name) from error
+
+    def _stored(self, file: BufferedReader, info: TensorInfo) -> NDArray[Any]:
+        if info.dtype not in _NUMPY:
+            raise AdapterUnreadable(
+                f"type {info.dtype} cannot be read; use F32, F16 or BF16", where=f"{self.path.name}: {info.name}"
+            )
+        values: NDArray[Any] = np.empty(info.parameters, _NUMPY[info.dtype])
+        file.seek(info.start)
+        if file.readinto(values.data.cast("B")) != values.nbytes:
+            raise AdapterUnreadable("the file became shorter while it was read", where=self.path.name)
         return values.reshape(info.shape)
 
     @classmethod

@@ -15,11 +15,9 @@ from loradock_adapters.base_model import BaseModel, LinearShape
 from loradock_adapters.check.config_rules import LoraFacts
 from loradock_adapters.check.findings import Findings
 from loradock_adapters.errors import AdapterUnreadable
-from loradock_adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from loradock_adapters.peft_folder import CONFIG_FILE, TENSOR_PREFIX, TENSOR_SUFFIXES, WEIGHTS_FILE
 from loradock_adapters.safetensors_header import TensorFile, TensorInfo
 
-PREFIX = "base_model.model."
-SUFFIXES = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 DTYPES = ("F32", "BF16", "F16")
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out", "word_embeddings")
 
@@ -92,19 +90,19 @@ def _module_of(info: TensorInfo, findings: Findings) -> tuple[str, str] | None:
             "train without lm_head and embed_tokens in target_modules, and without new tokens",
         )
         return None
-    side = next((side for suffix, side in SUFFIXES.items() if info.name.endswith(suffix)), None)
-    if side is None or not info.name.startswith(PREFIX):
+    side = next((side for suffix, side in TENSOR_SUFFIXES.items() if info.name.endswith(suffix)), None)
+    if side is None or not info.name.startswith(TENSOR_PREFIX):
         findings.fault(
             "unknown_tensor",
             where,
             "no LoRA weight by its name",
-            f"names are {PREFIX}<module>.lora_A.weight and .lora_B.weight",
+            f"names are {TENSOR_PREFIX}<module>.lora_A.weight and .lora_B.weight",
             _AS_SAVED,
         )
         return None
     if info.dtype not in DTYPES:
         findings.fault("dtype", where, f"type {info.dtype}", f"{', '.join(DTYPES)} can be served", "convert it")
-    return info.name[len(PREFIX) : -len(".lora_A.weight")], side
+    return info.name[len(TENSOR_PREFIX) : -len(".lora_A.weight")], side
 
 
 def _check_pair(module: str, pair: Mapping[str, TensorInfo], facts: LoraFacts, findings: Findings) -> None:

@@ -91,7 +91,10 @@ def vllm_flags(order: LaunchOrder, *, on_cpu: bool, trace_endpoint: str | None) 
         "--disable-uvicorn-access-log",
     ]
     if on_cpu:
-        flags.append(f"--kv-cache-memory-bytes={order.kv_cache_bytes}")
+        flags += [
+            f"--kv-cache-memory-bytes={order.kv_cache_bytes}",
+            "--worker-extension-cls=loradock_server.engine.vllm_compat.WorkerExtension",
+        ]
     if trace_endpoint:
         flags.append(f"--otlp-traces-endpoint={trace_endpoint}")
     return [*flags, *order.engine_args]

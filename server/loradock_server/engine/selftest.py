@@ -151,8 +151,8 @@ async def _beside_adapters(
         folder = Path(scratch)
         write_loud_adapter(folder, base)
         try:
-            for slot in range(slots):
-                with closing(await loader.prepare(adapter_id(slot), folder)) as prepared:
+            with closing(await loader.prepare(adapter_id(0), folder)) as prepared:
+                for slot in range(slots):
                     loaded[adapter_id(slot)] = await loader.load(adapter_id(slot), prepared)
             return await prober.answers(rows, TOKENS)
         except ResidencyError as error:

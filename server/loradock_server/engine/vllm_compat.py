@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,7 +32,9 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.inputs.engine import tokens_input
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
+from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -43,6 +45,7 @@ from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.request import RequestStatus
 
 from loradock_adapters.names import AdapterRef
+from loradock_adapters.peft_folder import WEIGHTS_FILE
 from loradock_server.telemetry import attributes
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 from .context import Generation, RequestContext, current_request
 from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, Prepared, ResidencyError
 from .selftest import Answer, Row
+from .staging import Layer, Slice, Staged, layers_from_plain, layers_to_plain, stage, unstage
 
 log = logging.getLogger(__name__)
 
@@ -252,35 +256,61 @@ class _AdapterAttributes(SpanProcessor):
 # --- Adapters in and out ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedFolder:
-    """An adapter that vLLM will read by itself (residency.Prepared); its file is about what it takes in memory."""
-
-    folder: Path
-    size_bytes: int
-
-    def close(self) -> None:
-        pass
-
-
 class AdapterLoader:
-    """Loads adapters into the running engine and publishes them to vLLM's routes (residency.Loader)."""
+    """Loads adapters into the running engine and publishes them to vLLM's routes (residency.Loader).
 
-    def __init__(self, engine: Engine) -> None:
+    On CPU an adapter is staged in this process, and the worker takes it in between two steps in a moment; `layers` are
+    the worker's, for that. Without them vLLM reads the adapter's files itself, and all decoding waits for it.
+    """
+
+    def __init__(self, engine: Engine, layers: Sequence[Layer] | None = None) -> None:
         self._client = engine.client
         self._models = engine.app.state.openai_serving_models
         self._numbers: Iterator[int] = itertools.count(FIRST_ADAPTER_NUMBER)
+        self._layers = layers
 
-    async def prepare(self, adapter_id: str, folder: Path) -> PreparedFolder:
-        size_bytes = await asyncio.to_thread(lambda: sum(path.stat().st_size for path in folder.glob("*.safetensors")))
-        return PreparedFolder(folder, size_bytes)
+    @classmethod
+    async def of(cls, engine: Engine, modules: Container[str]) -> AdapterLoader:
+        """A loader that stages, where the engine's worker can take that. `modules`: the base's, as checkpoints say."""
+        plain = (await engine.client.collective_rpc("loradock_layers"))[0] if on_cpu() else None
+        layers = None if plain is None else layers_from_plain(plain)
+        if layers is None or any(one.module not in modules for layer in layers for one in layer.slices):
+            log.info("adapters are read by vLLM itself, between two steps")
+            return cls(engine)
+        return cls(engine, layers)
+
+    async def prepare(self, adapter_id: str, folder: Path) -> Unstaged | StagedFolder:
+        """All that can be done before the engine is asked. Raises a ResidencyError."""
+        if self._layers is None:
+            return Unstaged(folder, (folder / WEIGHTS_FILE).stat().st_size)
+        try:
+            return StagedFolder(folder, await asyncio.to_thread(self._stage, folder, self._layers))
+        except Exception as error:
+            raise refusal(adapter_id, str(error).replace(str(folder), "its folder")) from error
+
+    def _stage(self, folder: Path, layers: Sequence[Layer]) -> Staged:
+        config = self._client.vllm_config
+        helper = PEFTHelper.from_local_dir(str(folder), config.model_config.max_model_len)
+        helper.validate_legal(config.lora_config)
+        return stage(
+            folder / WEIGHTS_FILE,
+            layers,
+            lambda module: float(helper.get_rank_and_scaling(module)[1]),
+            config.lora_config.lora_dtype,
+        )
 
     async def load(self, adapter_id: str, prepared: Prepared) -> int:
-        assert isinstance(prepared, PreparedFolder)
+        """Load and publish under this id. Raises a ResidencyError; then nothing of it is left in the engine."""
+        assert isinstance(prepared, Unstaged | StagedFolder)
         folder = prepared.folder
+        # Not the staged file's path: name and path make the key under which vLLM caches prefixes.
         request = LoRARequest(adapter_id, next(self._numbers), str(folder))
         try:
-            await self._client.add_lora(request)
+            if isinstance(prepared, StagedFolder):
+                arguments = (request.lora_int_id, str(prepared.staged.path))
+                await self._client.collective_rpc("loradock_take_in", args=arguments)
+            else:
+                await self._client.add_lora(request)
         except EngineDeadError as error:
             raise EngineGone(f"the engine died while it loaded {adapter_id}; retry") from error
         except Exception as error:
@@ -297,6 +327,32 @@ class AdapterLoader:
             await self._client.remove_lora(number)
         except EngineDeadError as error:
             raise EngineGone(f"the engine died while it unloaded {adapter_id}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Unstaged:
+    """An adapter that vLLM reads itself (residency.Prepared); the size is that of its file."""
+
+    folder: Path
+    size_bytes: int
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFolder:
+    """An adapter of which the worker needs to read no file (residency.Prepared)."""
+
+    folder: Path
+    staged: Staged
+
+    @property
+    def size_bytes(self) -> int:
+        return self.staged.size_bytes
+
+    def close(self) -> None:
+        self.staged.close()
 
 
 class Prober:
@@ -409,6 +465,9 @@ def use_segmented_kernels() -> None:
             wrapper.prepare()
 
     def add_packed(self: Any, lora: Any) -> None:
+        if hasattr(lora, "loradock_packed"):
+            self._registered_adapters[lora.id] = lora
+            return
         add_adapter(self, lora)
         try:
             lora.loradock_packed = _pack_adapter(self, lora)
@@ -455,6 +514,35 @@ def _adopt(module: Any) -> LayerSlots | None:
     module.lora_b_stacked = tuple(b.new_empty(slots, 1, b.shape[2], 0) for b in module.lora_b_stacked)
     SegmentedPunica.layers[id(module.lora_a_stacked)] = layer
     return layer
+
+
+class WorkerExtension:
+    """Methods that the worker answers (vLLM's --worker-extension-cls). On CPU, with our kernels."""
+
+    model_runner: Any
+
+    def loradock_layers(self) -> list[dict[str, Any]] | None:
+        """The layers that take adapters, for `staging`; None where this worker has only a part of each."""
+        manager = self._loradock_manager()
+        found = []
+        for name, layer in manager.loradock_layers.items():
+            parts = manager.packed_modules.get(name, [name])
+            if manager.modules[name].tp_size > 1 or len(parts) != len(layer.widths):
+                return None
+            slices = tuple(Slice(part, int(width)) for part, width in zip(parts, layer.widths, strict=True))
+            found.append(Layer(name, layer.in_features, slices))
+        return layers_to_plain(found)
+
+    def loradock_take_in(self, number: int, path: str) -> None:
+        """Register a staged adapter. It enters a slot in the first step that needs it."""
+        manager = self._loradock_manager()
+        shapes = {name: (layer.in_features, layer.widths) for name, layer in manager.loradock_layers.items()}
+        lora = LoRAModel(number, rank=0, loras={})
+        lora.loradock_packed = unstage(Path(path), shapes, manager.lora_config.lora_dtype)
+        manager.add_adapter(lora)
+
+    def _loradock_manager(self) -> Any:
+        return self.model_runner.lora_manager._adapter_manager
 
 
 def _pack_adapter(manager: Any, lora: Any) -> dict[str, Packed]:

@@ -6,6 +6,9 @@ Needs vLLM (the cpu or cuda extra); a scripted engine client stands in for the r
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,18 +17,24 @@ import pytest
 
 pytest.importorskip("vllm")
 
+import torch
+from safetensors.torch import save_file
+from vllm.config.lora import LoRAConfig
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.request import RequestStatus
 
 from loradock_server.engine import vllm_compat
 from loradock_server.engine.context import RequestContext, current_request
+from loradock_server.engine.kernels.slots import Packed
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, ResidencyError
+from loradock_server.engine.staging import Layer, Slice, unstage
 
-FOLDER = vllm_compat.PreparedFolder(Path("/b/d1"), 100)
 WRAPPED = (
     "Call to add_lora method failed: Worker failed with error '{}', please check the stack trace above for the root "
     "cause"
 )
+
+UNSTAGED = vllm_compat.Unstaged(Path("/b/d1"), 1)
 
 
 class ScriptedClient:
@@ -35,11 +44,25 @@ class ScriptedClient:
         self.failures = list(failures)
         self.inside: set[int] = set()
         self.removed: list[int] = []
+        self.taken: dict[int, dict[str, Packed]] = {}
+        self.vllm_config = SimpleNamespace(
+            model_config=SimpleNamespace(max_model_len=64),
+            lora_config=LoRAConfig(max_lora_rank=8, lora_dtype=torch.bfloat16),
+        )
 
     async def add_lora(self, request: Any) -> bool:
         self.inside.add(request.lora_int_id)  # as vLLM does: marked before the weights are there
         self._fail()
         return True
+
+    async def collective_rpc(self, method: str, args: tuple[int, str]) -> list[None]:
+        assert method == "loradock_take_in"
+        number, path = args
+        self.inside.add(number)
+        self._fail()
+        shapes = {layer.name: (layer.features, [one.width for one in layer.slices]) for layer in LAYERS}
+        self.taken[number] = unstage(Path(path), shapes, torch.bfloat16)
+        return [None]
 
     async def remove_lora(self, number: int) -> bool:
         self.removed.append(number)
@@ -52,11 +75,13 @@ class ScriptedClient:
             raise failure
 
 
-def make_loader(client: ScriptedClient) -> tuple[vllm_compat.AdapterLoader, dict[str, Any]]:
+def make_loader(
+    client: ScriptedClient, layers: Sequence[Layer] | None = None
+) -> tuple[vllm_compat.AdapterLoader, dict[str, Any]]:
     published: dict[str, Any] = {}
     state = SimpleNamespace(openai_serving_models=SimpleNamespace(lora_requests=published))
     engine: Any = SimpleNamespace(client=client, app=SimpleNamespace(state=state))
-    return vllm_compat.AdapterLoader(engine), published
+    return vllm_compat.AdapterLoader(engine, layers), published
 
 
 @pytest.mark.parametrize(
@@ -79,12 +104,12 @@ def test_a_failed_load_leaves_nothing_inside_and_its_client_hears_the_cause(
         client = ScriptedClient(Exception(said))
         loader, published = make_loader(client)
         with pytest.raises(error) as caught:
-            await loader.load("a@1", FOLDER)
+            await loader.load("a@1", UNSTAGED)
         assert told in str(caught.value)
         assert "please check the stack trace" not in str(caught.value)
         assert (client.inside, published) == (set(), {})
         first = client.removed[0]
-        assert await loader.load("a@1", FOLDER) != first  # a number is never used twice
+        assert await loader.load("a@1", UNSTAGED) != first  # a number is never used twice
 
     asyncio.run(main())
 
@@ -94,7 +119,7 @@ def test_an_engine_that_dies_under_a_load_is_no_fault_of_the_adapter(failures: l
     async def main() -> None:
         loader, published = make_loader(ScriptedClient(*failures))
         with pytest.raises(ResidencyError) as caught:
-            await loader.load("a@1", FOLDER)
+            await loader.load("a@1", UNSTAGED)
         assert isinstance(caught.value, EngineGone) or "bad" in str(caught.value)
         assert published == {}
 
@@ -105,10 +130,79 @@ def test_an_unloaded_adapter_is_withdrawn_before_the_engine_is_asked() -> None:
     async def main() -> None:
         client = ScriptedClient(None, EngineDeadError())
         loader, published = make_loader(client)
-        number = await loader.load("a@1", FOLDER)
+        number = await loader.load("a@1", UNSTAGED)
         assert published["a@1"].lora_path == "/b/d1"
         with pytest.raises(EngineGone):
             await loader.unload("a@1", number)
+        assert published == {}
+
+    asyncio.run(main())
+
+
+LAYERS = (Layer("qkv", 4, (Slice("q", 6), Slice("k", 2))),)
+
+
+def make_folder(folder: Path) -> Path:
+    numbers = torch.arange(48, dtype=torch.float32)
+    save_file(
+        {
+            "base_model.model.q.lora_A.weight": numbers[:8].view(2, 4).clone(),
+            "base_model.model.q.lora_B.weight": numbers[:12].view(6, 2).clone(),
+        },
+        folder / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["q"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_staged_adapter_is_taken_in_by_the_worker_with_peft_s_scale_and_published_under_its_own_folder(
+    tmp_path: Path,
+) -> None:
+    folder = make_folder(tmp_path)
+
+    async def main() -> None:
+        client = ScriptedClient()
+        loader, published = make_loader(client, LAYERS)
+        with contextlib.closing(await loader.prepare("a@1", folder)) as prepared:
+            number = await loader.load("a@1", prepared)
+        taken = client.taken[number]["qkv"]
+        assert torch.equal(taken.a, torch.arange(8.0, dtype=torch.bfloat16).view(2, 4))
+        assert taken.b[0] is not None
+        assert torch.equal(taken.b[0], (torch.arange(12.0).view(6, 2).T * 1.5).bfloat16())  # alpha / r
+        assert taken.b[1] is None
+        assert published["a@1"].lora_path == str(folder)
+        assert published["a@1"].lora_int_id == number
+
+    asyncio.run(main())
+
+
+def test_a_folder_that_cannot_be_staged_is_refused_before_the_engine_is_asked(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+
+    async def main() -> None:
+        client = ScriptedClient()
+        loader, _ = make_loader(client, (Layer("qkv", 5, LAYERS[0].slices),))
+        with pytest.raises(AdapterUnfit, match=r"does not fit 5 inputs"):
+            await loader.prepare("a@1", folder)
+        (folder / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 3, "target_modules": [], "use_dora": true}')
+        with pytest.raises(AdapterUnfit, match=r"DoRA"):
+            await loader.prepare("a@1", folder)
+        assert client.inside == set()
+
+    asyncio.run(main())
+
+
+def test_a_staged_load_that_fails_leaves_nothing_inside(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+
+    async def main() -> None:
+        client = ScriptedClient(Exception(WRAPPED.format("no memory left: can't allocate memory")))
+        loader, published = make_loader(client, LAYERS)
+        prepared = await loader.prepare("a@1", folder)
+        with pytest.raises(NoRoom):
+            await loader.load("a@1", prepared)
+        assert client.inside == set()
         assert published == {}
 
     asyncio.run(main())

@@ -93,6 +93,20 @@ def test_the_wrapper_that_we_replace_has_the_methods_we_override() -> None:
     ]
 
 
+def test_the_worker_takes_our_extension_and_has_what_it_reads() -> None:
+    from vllm.v1.worker.cpu_worker import CPUWorker
+    from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
+
+    extension = vllm_compat.WorkerExtension
+    mine = {name for name in dir(extension) if not name.startswith("__")}
+    assert {"loradock_layers", "loradock_take_in"} <= mine
+    assert not mine & set(dir(CPUWorker))  # vLLM refuses a clash
+    assert "lora_manager" in LoRAModelRunnerMixin.load_lora_model.__code__.co_names
+    assert parameters(vllm_compat.LoRAModel.__init__)[1:4] == ["lora_model_id", "rank", "loras"]
+    assert parameters(vllm_compat.PEFTHelper.from_local_dir)[:2] == ["lora_path", "max_position_embeddings"]
+    assert parameters(vllm_compat.PEFTHelper.get_rank_and_scaling) == ["self", "module_name"]
+
+
 def test_the_plugin_puts_our_kernels_in_place_on_cpu_and_steps_aside_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
