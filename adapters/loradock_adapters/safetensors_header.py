@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -100,14 +100,14 @@ class TensorFile:
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values
 
-    def read_each(self) -> Iterator[tuple[TensorInfo, NDArray[Any]]]:
-        """All tensors, one at a time in one pass over the file; as they are, BF16 as the bits in uint16.
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[str], NDArray[Any]]]:
+        """For many tensors: a function that gives one by name as it is stored, BF16 as its bits in uint16.
 
-        Raises AdapterUnreadable as `read` does.
+        It and this raise what `read` raises.
         """
         with self._opened() as file:
-            for info in self.tensors.values():
-                yield info, self._stored(file, info)
+            yield lambda name: self._stored(file, self.tensors[name])
 
     @contextmanager
     def _opened(self) -> Iterator[BufferedReader]:
@@ -124,7 +124,7 @@ class TensorFile:
             )
         values: NDArray[Any] = np.empty(info.parameters, _NUMPY[info.dtype])
         file.seek(info.start)
-        if file.readinto(values.data.cast("B")) != values.nbytes:
+        if values.size and file.readinto(values.data.cast("B")) != values.nbytes:
             raise AdapterUnreadable("the file became shorter while it was read", where=self.path.name)
         return values.reshape(info.shape)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import mmap
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from typing import Any
 import torch
 
 from loradock_adapters.peft_folder import tensor_name
-from loradock_adapters.safetensors_header import TensorFile
+from loradock_adapters.safetensors_header import TensorFile, TensorInfo
 
-from .kernels.slots import Packed
+from .kernels.slots import Packed, pack
 
 ALIGNMENT = 64  # bytes; a cache line, and what vector loads like
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -47,15 +48,25 @@ class Layer:
     slices: tuple[Slice, ...]
 
 
-def layers_to_plain(layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """As dicts and lists, for a wire."""
-    return [asdict(layer) for layer in layers]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the engine's layers want adapters. `paired`: see kernels.slots.Packed."""
 
+    layers: tuple[Layer, ...]
+    dtype: torch.dtype
+    paired: bool
 
-def layers_from_plain(plain: Sequence[Mapping[str, Any]]) -> tuple[Layer, ...]:
-    return tuple(
-        Layer(layer["name"], layer["features"], tuple(Slice(**one) for one in layer["slices"])) for layer in plain
-    )
+    def to_plain(self) -> dict[str, Any]:
+        """As dicts, lists and strings, for a wire."""
+        return {**asdict(self), "dtype": str(self.dtype).removeprefix("torch.")}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Plan:
+        layers = tuple(
+            Layer(layer["name"], layer["features"], tuple(Slice(**one) for one in layer["slices"]))
+            for layer in plain["layers"]
+        )
+        return cls(layers, getattr(torch, plain["dtype"]), plain["paired"])
 
 
 class Staged:
@@ -76,100 +87,91 @@ class Staged:
             os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor goes: `offset` in numbers from the start, `shape` as it is laid out."""
-
-    offset: int
-    shape: tuple[int, int]
-    turned: bool  # B: transposed and scaled
-    module: str
-
-
-def stage(weights: Path, layers: Sequence[Layer], scale_of: Callable[[str], float], dtype: torch.dtype) -> Staged:
-    """Lay out the adapter in the safetensors file `weights` for these layers, in `dtype`.
+def stage(weights: Path, plan: Plan, scale_of: Callable[[str], float]) -> Staged:
+    """Lay out the adapter in the safetensors file `weights`.
 
     `scale_of(module)` is what PEFT multiplies the module's B·A with; it is folded into B before the one rounding to
-    `dtype`. Blocking: some ms for 20 MB. Raises ValueError when a tensor belongs to no layer or does not fit it,
-    AdapterUnreadable for a file that is not sound.
+    the engine's dtype. Blocking: some ten ms for 20 MB. Raises ValueError when a tensor belongs to no layer or does not
+    fit it, AdapterUnreadable for a file that is not sound.
     """
     file = TensorFile.open(weights)
-    index, places, numbers = _arrange(file, layers, dtype.itemsize)
+    mine = {tensor_name(one.module, side) for layer in plan.layers for one in layer.slices for side in "AB"}
+    if strangers := sorted(file.tensors.keys() - mine):
+        raise ValueError(f"{strangers[0]} belongs to no layer that takes adapters")
+    packed = {}
+    with file.reading() as read:
+        for layer in plan.layers:
+            pairs = [_pair(file, read, layer, one, plan.dtype, scale_of) for one in layer.slices]
+            if found := pack([a for a, _ in pairs], [b for _, b in pairs], paired=plan.paired):
+                packed[layer.name] = found
+    return _sealed(packed)
+
+
+def _pair(
+    file: TensorFile,
+    read: Callable[[str], Any],
+    layer: Layer,
+    one: Slice,
+    dtype: torch.dtype,
+    scale_of: Callable[[str], float],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """A slice's (rank, in) A and (width, rank) B, scaled; None and None where the adapter leaves it alone."""
+    a, b = (file.tensors.get(tensor_name(one.module, side)) for side in "AB")
+    if a is None and b is None:
+        return None, None
+    if a is None or len(a.shape) != 2 or a.shape[1] != layer.features:
+        raise ValueError(f"{one.module}: lora_A {_found(a)}, (rank, {layer.features}) fits")
+    if b is None or b.shape != (one.width, a.shape[0]):
+        raise ValueError(f"{one.module}: lora_B {_found(b)}, ({one.width}, {a.shape[0]}) fits")
+    both = []
+    for info, scale in ((a, 1.0), (b, scale_of(one.module))):
+        values = torch.from_numpy(read(info.name))
+        values = values.view(torch.bfloat16) if info.dtype == "BF16" else values
+        both.append((values if scale == 1 else values.float() * scale).to(dtype))
+    return both[0], both[1]
+
+
+def _found(info: TensorInfo | None) -> str:
+    return "is missing" if info is None else f"has shape {info.shape}"
+
+
+def _sealed(packed: Mapping[str, Packed]) -> Staged:
+    """One memory file: length of the index, index, tensors. The index has offset and shape of each, by layer."""
+    index: dict[str, list[tuple[int, tuple[int, ...]] | None]] = {}
+    end = 0
+    for name, layer in packed.items():
+        index[name] = []
+        for tensor in (layer.a, *layer.b):
+            index[name].append(None if tensor is None else (end, tuple(tensor.shape)))
+            end += 0 if tensor is None else _aligned(tensor.nbytes)
     head = json.dumps(index).encode()
-    head += b" " * (-(_PREFIX + len(head)) % ALIGNMENT)  # so that the numbers begin at an aligned place
+    head += b" " * (_aligned(_PREFIX + len(head)) - _PREFIX - len(head))
     head = len(head).to_bytes(_PREFIX, "little") + head
-    size = len(head) + numbers * dtype.itemsize
     descriptor = os.memfd_create("loradock-adapter", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(descriptor, size)
-        with mmap.mmap(descriptor, size) as memory:
-            memory[: len(head)] = head
-            _fill(torch.frombuffer(memory, dtype=dtype, offset=len(head), count=numbers), file, places, scale_of)
+        os.ftruncate(descriptor, len(head) + end)
+        os.pwrite(descriptor, head, 0)
+        for name, layer in packed.items():
+            for place, tensor in zip(index[name], (layer.a, *layer.b), strict=True):
+                if place is not None and tensor is not None:
+                    _write(descriptor, tensor.view(torch.uint8).numpy().data.cast("B"), len(head) + place[0])
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(descriptor)
         raise
-    return Staged(descriptor, size)
+    return Staged(descriptor, len(head) + end)
 
 
-def _fill(
-    numbers: torch.Tensor, file: TensorFile, places: Mapping[str, _Place], scale_of: Callable[[str], float]
-) -> None:
-    for info, values in file.read_each():
-        place = places[info.name]
-        source = torch.from_numpy(values)
-        if info.dtype == "BF16":
-            source = source.view(torch.bfloat16)
-        if place.turned:
-            scale = scale_of(place.module)
-            source = (source if scale == 1 else (source.float() * scale).to(numbers.dtype)).T
-        numbers[place.offset :][: source.numel()].view(place.shape).copy_(source)
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
-def _arrange(file: TensorFile, layers: Sequence[Layer], itemsize: int) -> tuple[dict[str, Any], dict[str, _Place], int]:
-    """The index, the place of each tensor by its name, and how many numbers there are in all.
-
-    index: layer name → [offset of A, its rows, then for each slice rank and offset of B], offsets in numbers.
-    """
-    step = ALIGNMENT // itemsize
-    index: dict[str, Any] = {}
-    places: dict[str, _Place] = {}
-    end = 0
-    for layer in layers:
-        present = [one for one in layer.slices if tensor_name(one.module, "A") in file.tensors]
-        if not present:
-            continue
-        start, rows, entry = end, 0, []
-        for one in present:
-            a = file.tensors[tensor_name(one.module, "A")]
-            if len(a.shape) != 2 or a.shape[1] != layer.features:
-                raise ValueError(f"{a.name}: shape {a.shape} does not fit {layer.features} inputs")
-            places[a.name] = _Place(start + rows * layer.features, (a.shape[0], a.shape[1]), turned=False, module="")
-            rows += a.shape[0]
-        end = _aligned(start + rows * layer.features, step)
-        for one in layer.slices:
-            if one not in present:
-                entry += [0, 0]
-                continue
-            b = file.tensors.get(tensor_name(one.module, "B"))
-            rank = file.tensors[tensor_name(one.module, "A")].shape[0]
-            if b is None or b.shape != (one.width, rank):
-                found = "is missing" if b is None else f"has shape {b.shape}"
-                raise ValueError(f"{one.module}: lora_B {found}, ({one.width}, {rank}) fits")
-            places[b.name] = _Place(end, (rank, one.width), turned=True, module=one.module)
-            entry += [rank, end]
-            end = _aligned(end + rank * one.width, step)
-        index[layer.name] = [start, rows, *entry]
-    if strangers := sorted(file.tensors.keys() - places.keys()):
-        raise ValueError(f"{strangers[0]} belongs to no layer that takes adapters")
-    return index, places, end
-
-
-def unstage(path: Path, layers: Mapping[str, tuple[int, Sequence[int]]], dtype: torch.dtype) -> dict[str, Packed]:
+def unstage(path: Path, dtype: torch.dtype) -> dict[str, Packed]:
     """The other half: map that memory into this process, and return each layer's tensors as views of it.
 
-    `layers`: features and slice widths by layer name. The memory lives as long as a view of it, whatever becomes of
-    the process that staged it. Raises OSError.
+    The memory lives as long as a view of it, whatever becomes of the process that staged it. Raises OSError.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_PREFIX), "little")
@@ -180,20 +182,20 @@ def unstage(path: Path, layers: Mapping[str, tuple[int, Sequence[int]]], dtype: 
         memory.madvise(_MADV_POPULATE_READ)
     start = _PREFIX + length
     numbers = torch.frombuffer(memory, dtype=dtype, offset=start, count=(len(memory) - start) // dtype.itemsize)
-    return {name: _views(numbers, entry, *layers[name]) for name, entry in index.items()}
+
+    def view(place: list[Any] | None) -> torch.Tensor | None:
+        if place is None:
+            return None
+        offset, shape = place[0] // dtype.itemsize, place[1]
+        return numbers[offset : offset + math.prod(shape)].view(shape)
+
+    found = {}
+    for name, places in index.items():
+        a = view(places[0])
+        assert a is not None
+        found[name] = Packed(a, tuple(view(place) for place in places[1:]))
+    return found
 
 
-def _views(numbers: torch.Tensor, entry: Sequence[int], features: int, widths: Sequence[int]) -> Packed:
-    start, rows, *slices = entry
-    ranks, offsets = slices[::2], slices[1::2]
-    return Packed(
-        numbers[start : start + rows * features].view(rows, features),
-        tuple(
-            numbers[offset : offset + rank * width].view(rank, width) if rank else None
-            for rank, offset, width in zip(ranks, offsets, map(int, widths), strict=True)
-        ),
-    )
-
-
-def _aligned(number: int, step: int) -> int:
-    return -(-number // step) * step
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

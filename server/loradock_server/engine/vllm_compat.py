@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 from .context import Generation, RequestContext, current_request
 from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, Prepared, ResidencyError
 from .selftest import Answer, Row
-from .staging import Layer, Slice, Staged, layers_from_plain, layers_to_plain, stage, unstage
+from .staging import Layer, Plan, Slice, Staged, stage, unstage
 
 log = logging.getLogger(__name__)
 
@@ -259,45 +259,40 @@ class _AdapterAttributes(SpanProcessor):
 class AdapterLoader:
     """Loads adapters into the running engine and publishes them to vLLM's routes (residency.Loader).
 
-    On CPU an adapter is staged in this process, and the worker takes it in between two steps in a moment; `layers` are
-    the worker's, for that. Without them vLLM reads the adapter's files itself, and all decoding waits for it.
+    On CPU an adapter is staged in this process, and the worker takes it in between two steps in a moment; `plan` is
+    the worker's, for that. Without it vLLM reads the adapter's files itself, and all decoding waits for it.
     """
 
-    def __init__(self, engine: Engine, layers: Sequence[Layer] | None = None) -> None:
+    def __init__(self, engine: Engine, plan: Plan | None = None) -> None:
         self._client = engine.client
         self._models = engine.app.state.openai_serving_models
         self._numbers: Iterator[int] = itertools.count(FIRST_ADAPTER_NUMBER)
-        self._layers = layers
+        self._plan = plan
 
     @classmethod
     async def of(cls, engine: Engine, modules: Container[str]) -> AdapterLoader:
         """A loader that stages, where the engine's worker can take that. `modules`: the base's, as checkpoints say."""
-        plain = (await engine.client.collective_rpc("loradock_layers"))[0] if on_cpu() else None
-        layers = None if plain is None else layers_from_plain(plain)
-        if layers is None or any(one.module not in modules for layer in layers for one in layer.slices):
+        plain = (await engine.client.collective_rpc("loradock_plan"))[0] if on_cpu() else None
+        plan = None if plain is None else Plan.from_plain(plain)
+        if plan is None or any(one.module not in modules for layer in plan.layers for one in layer.slices):
             log.info("adapters are read by vLLM itself, between two steps")
             return cls(engine)
-        return cls(engine, layers)
+        return cls(engine, plan)
 
     async def prepare(self, adapter_id: str, folder: Path) -> Unstaged | StagedFolder:
         """All that can be done before the engine is asked. Raises a ResidencyError."""
-        if self._layers is None:
+        if self._plan is None:
             return Unstaged(folder, (folder / WEIGHTS_FILE).stat().st_size)
         try:
-            return StagedFolder(folder, await asyncio.to_thread(self._stage, folder, self._layers))
+            return StagedFolder(folder, await asyncio.to_thread(self._stage, folder, self._plan))
         except Exception as error:
             raise refusal(adapter_id, str(error).replace(str(folder), "its folder")) from error
 
-    def _stage(self, folder: Path, layers: Sequence[Layer]) -> Staged:
+    def _stage(self, folder: Path, plan: Plan) -> Staged:
         config = self._client.vllm_config
         helper = PEFTHelper.from_local_dir(str(folder), config.model_config.max_model_len)
         helper.validate_legal(config.lora_config)
-        return stage(
-            folder / WEIGHTS_FILE,
-            layers,
-            lambda module: float(helper.get_rank_and_scaling(module)[1]),
-            config.lora_config.lora_dtype,
-        )
+        return stage(folder / WEIGHTS_FILE, plan, lambda module: float(helper.get_rank_and_scaling(module)[1]))
 
     async def load(self, adapter_id: str, prepared: Prepared) -> int:
         """Load and publish under this id. Raises a ResidencyError; then nothing of it is left in the engine."""
@@ -461,8 +456,8 @@ def use_segmented_kernels() -> None:
     def create_and_adopt(self: Any) -> None:
         create_modules(self)
         self.loradock_layers = {name: layer for name, module in self.modules.items() if (layer := _adopt(module))}
-        for wrapper in self.punica_wrapper_mapping.values():
-            wrapper.prepare()
+        dtype = self.lora_config.lora_dtype
+        self.loradock_paired = all([wrapper.prepare(dtype) for wrapper in self.punica_wrapper_mapping.values()])
 
     def add_packed(self: Any, lora: Any) -> None:
         if hasattr(lora, "loradock_packed"):
@@ -521,8 +516,8 @@ class WorkerExtension:
 
     model_runner: Any
 
-    def loradock_layers(self) -> list[dict[str, Any]] | None:
-        """The layers that take adapters, for `staging`; None where this worker has only a part of each."""
+    def loradock_plan(self) -> dict[str, Any] | None:
+        """How the layers want adapters, for `staging`; None where this worker has only a part of each."""
         manager = self._loradock_manager()
         found = []
         for name, layer in manager.loradock_layers.items():
@@ -531,14 +526,13 @@ class WorkerExtension:
                 return None
             slices = tuple(Slice(part, int(width)) for part, width in zip(parts, layer.widths, strict=True))
             found.append(Layer(name, layer.in_features, slices))
-        return layers_to_plain(found)
+        return Plan(tuple(found), manager.lora_config.lora_dtype, manager.loradock_paired).to_plain()
 
     def loradock_take_in(self, number: int, path: str) -> None:
         """Register a staged adapter. It enters a slot in the first step that needs it."""
         manager = self._loradock_manager()
-        shapes = {name: (layer.in_features, layer.widths) for name, layer in manager.loradock_layers.items()}
         lora = LoRAModel(number, rank=0, loras={})
-        lora.loradock_packed = unstage(Path(path), shapes, manager.lora_config.lora_dtype)
+        lora.loradock_packed = unstage(Path(path), manager.lora_config.lora_dtype)
         manager.add_adapter(lora)
 
     def _loradock_manager(self) -> Any:
@@ -560,7 +554,7 @@ def _pack_adapter(manager: Any, lora: Any) -> dict[str, Packed]:
                 raise ValueError(f"{name}: one half of an A/B pair is missing")
             if x is not None and (x.shape[1], y.shape[0], x.shape[0]) != (layer.in_features, width, y.shape[1]):
                 raise ValueError(f"{name}: A {tuple(x.shape)} and B {tuple(y.shape)} do not fit this layer")
-        packed = pack(a, b)
+        packed = pack(a, b, paired=manager.loradock_paired)
         if packed is not None:
             result[name] = packed
     return result

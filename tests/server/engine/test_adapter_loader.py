@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,7 @@ from loradock_server.engine import vllm_compat
 from loradock_server.engine.context import RequestContext, current_request
 from loradock_server.engine.kernels.slots import Packed
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, ResidencyError
-from loradock_server.engine.staging import Layer, Slice, unstage
+from loradock_server.engine.staging import Layer, Plan, Slice, unstage
 
 WRAPPED = (
     "Call to add_lora method failed: Worker failed with error '{}', please check the stack trace above for the root "
@@ -60,8 +60,7 @@ class ScriptedClient:
         number, path = args
         self.inside.add(number)
         self._fail()
-        shapes = {layer.name: (layer.features, [one.width for one in layer.slices]) for layer in LAYERS}
-        self.taken[number] = unstage(Path(path), shapes, torch.bfloat16)
+        self.taken[number] = unstage(Path(path), torch.bfloat16)
         return [None]
 
     async def remove_lora(self, number: int) -> bool:
@@ -75,13 +74,11 @@ class ScriptedClient:
             raise failure
 
 
-def make_loader(
-    client: ScriptedClient, layers: Sequence[Layer] | None = None
-) -> tuple[vllm_compat.AdapterLoader, dict[str, Any]]:
+def make_loader(client: ScriptedClient, plan: Plan | None = None) -> tuple[vllm_compat.AdapterLoader, dict[str, Any]]:
     published: dict[str, Any] = {}
     state = SimpleNamespace(openai_serving_models=SimpleNamespace(lora_requests=published))
     engine: Any = SimpleNamespace(client=client, app=SimpleNamespace(state=state))
-    return vllm_compat.AdapterLoader(engine, layers), published
+    return vllm_compat.AdapterLoader(engine, plan), published
 
 
 @pytest.mark.parametrize(
@@ -139,7 +136,7 @@ def test_an_unloaded_adapter_is_withdrawn_before_the_engine_is_asked() -> None:
     asyncio.run(main())
 
 
-LAYERS = (Layer("qkv", 4, (Slice("q", 6), Slice("k", 2))),)
+PLAN = Plan((Layer("qkv", 4, (Slice("q", 6), Slice("k", 2))),), torch.bfloat16, paired=False)
 
 
 def make_folder(folder: Path) -> Path:
@@ -163,7 +160,7 @@ def test_a_staged_adapter_is_taken_in_by_the_worker_with_peft_s_scale_and_publis
 
     async def main() -> None:
         client = ScriptedClient()
-        loader, published = make_loader(client, LAYERS)
+        loader, published = make_loader(client, PLAN)
         with contextlib.closing(await loader.prepare("a@1", folder)) as prepared:
             number = await loader.load("a@1", prepared)
         taken = client.taken[number]["qkv"]
@@ -182,8 +179,8 @@ def test_a_folder_that_cannot_be_staged_is_refused_before_the_engine_is_asked(tm
 
     async def main() -> None:
         client = ScriptedClient()
-        loader, _ = make_loader(client, (Layer("qkv", 5, LAYERS[0].slices),))
-        with pytest.raises(AdapterUnfit, match=r"does not fit 5 inputs"):
+        loader, _ = make_loader(client, replace(PLAN, layers=(Layer("qkv", 5, PLAN.layers[0].slices),)))
+        with pytest.raises(AdapterUnfit, match=r"q: lora_A has shape \(2, 4\), \(rank, 5\) fits"):
             await loader.prepare("a@1", folder)
         (folder / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 3, "target_modules": [], "use_dora": true}')
         with pytest.raises(AdapterUnfit, match=r"DoRA"):
@@ -198,7 +195,7 @@ def test_a_staged_load_that_fails_leaves_nothing_inside(tmp_path: Path) -> None:
 
     async def main() -> None:
         client = ScriptedClient(Exception(WRAPPED.format("no memory left: can't allocate memory")))
-        loader, published = make_loader(client, LAYERS)
+        loader, published = make_loader(client, PLAN)
         prepared = await loader.prepare("a@1", folder)
         with pytest.raises(NoRoom):
             await loader.load("a@1", prepared)

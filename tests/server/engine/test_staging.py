@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,11 @@ from safetensors.torch import save_file
 
 from loradock_adapters.errors import AdapterUnreadable
 from loradock_server.engine.kernels.slots import Packed, pack
-from loradock_server.engine.staging import Layer, Slice, layers_from_plain, layers_to_plain, stage, unstage
+from loradock_server.engine.staging import Layer, Plan, Slice, stage, unstage
 
-QKV = Layer("layers.0.qkv", 24, (Slice("layers.0.q", 40), Slice("layers.0.k", 8), Slice("layers.0.v", 8)))
-DOWN = Layer("layers.0.down", 72, (Slice("layers.0.down", 24),))
-SHAPES = {layer.name: (layer.features, [one.width for one in layer.slices]) for layer in (QKV, DOWN)}
+QKV = Layer("layers.0.qkv", 24, (Slice("layers.0.q", 48), Slice("layers.0.k", 16), Slice("layers.0.v", 16)))
+DOWN = Layer("layers.0.down", 72, (Slice("layers.0.down", 32),))
+PLAN = Plan((QKV, DOWN), torch.float32, paired=False)
 
 
 def tensors_of(ranks: dict[str, int], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -49,15 +51,17 @@ def same(one: Packed | None, other: Packed | None) -> bool:
 
 
 @pytest.mark.parametrize("kept_as", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "paired"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)], ids=str
+)
 def test_each_layer_comes_out_as_if_it_had_been_packed_in_place(
-    tmp_path: Path, dtype: torch.dtype, kept_as: torch.dtype
+    tmp_path: Path, dtype: torch.dtype, paired: bool, kept_as: torch.dtype
 ) -> None:
     tensors = tensors_of({"layers.0.q": 3, "layers.0.v": 16, "layers.0.down": 5}, kept_as)
     scales = {"layers.0.q": 0.3, "layers.0.v": 2.0, "layers.0.down": 1.0}
 
-    staged = stage(saved(tmp_path, tensors), (QKV, DOWN), lambda module: scales[module], dtype)
-    found = unstage(staged.path, SHAPES, dtype)
+    staged = stage(saved(tmp_path, tensors), replace(PLAN, dtype=dtype, paired=paired), lambda module: scales[module])
+    found = unstage(staged.path, dtype)
     staged.close()  # what was mapped stays
 
     def expected(layer: Layer) -> Packed | None:
@@ -69,30 +73,31 @@ def test_each_layer_comes_out_as_if_it_had_been_packed_in_place(
         return pack(
             [None if a is None else a.to(dtype) for a, _ in halves],
             [None if b is None else (b.float() * f).to(dtype) for (_, b), f in zip(halves, factors, strict=True)],
+            paired=paired,
         )
 
-    assert found.keys() == SHAPES.keys()
+    assert found.keys() == {QKV.name, DOWN.name}
     assert same(found[QKV.name], expected(QKV))
     assert same(found[DOWN.name], expected(DOWN))
-    assert all(
-        view.data_ptr() % 64 == 0 for packed in found.values() for view in (packed.a, packed.b[0]) if view.numel()
-    )
+    for packed in found.values():
+        views = [packed.a, *(b for b in packed.b if b is not None)]
+        assert [view.data_ptr() % 64 for view in views] == [0] * len(views)
 
 
 def test_a_layer_that_the_adapter_leaves_alone_is_not_there(tmp_path: Path) -> None:
-    staged = stage(saved(tmp_path, tensors_of({"layers.0.k": 2})), (QKV, DOWN), lambda module: 1.0, torch.float32)
-    found = unstage(staged.path, SHAPES, torch.float32)
+    staged = stage(saved(tmp_path, tensors_of({"layers.0.k": 2})), PLAN, lambda module: 1.0)
+    found = unstage(staged.path, torch.float32)
     assert list(found) == [QKV.name]
     assert [b is None for b in found[QKV.name].b] == [True, False, True]
     staged.close()
 
 
 def _rows_seen(path: Path) -> int:
-    return int(unstage(path, SHAPES, torch.float32)[QKV.name].a.shape[0])
+    return int(unstage(path, torch.float32)[QKV.name].a.shape[0])
 
 
 def test_another_process_of_this_user_reads_it_and_none_can_change_or_cut_it(tmp_path: Path) -> None:
-    staged = stage(saved(tmp_path, tensors_of({"layers.0.q": 7})), (QKV, DOWN), lambda module: 1.0, torch.float32)
+    staged = stage(saved(tmp_path, tensors_of({"layers.0.q": 7})), PLAN, lambda module: 1.0)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_rows_seen, (staged.path,)) == 7
     with staged.path.open("r+b") as file:
@@ -109,28 +114,29 @@ def test_another_process_of_this_user_reads_it_and_none_can_change_or_cut_it(tmp
 def test_what_does_not_fit_the_layers_is_refused_by_name(tmp_path: Path) -> None:
     def refused(tensors: dict[str, torch.Tensor], said: str) -> None:
         with pytest.raises(ValueError, match=said):
-            stage(saved(tmp_path, tensors), (QKV, DOWN), lambda module: 1.0, torch.float32)
+            stage(saved(tmp_path, tensors), PLAN, lambda module: 1.0)
 
     good = tensors_of({"layers.0.q": 4})
     a, b = good
     refused(good | {"base_model.model.layers.9.q.lora_A.weight": torch.ones(4, 24)}, r"layers\.9\.q.* no layer")
-    refused(good | {a: torch.ones(4, 25)}, r"does not fit 24 inputs")
-    refused(good | {b: torch.ones(40, 5)}, r"layers\.0\.q: lora_B has shape \(40, 5\), \(40, 4\) fits")
+    refused(good | {a: torch.ones(4, 25)}, r"layers\.0\.q: lora_A has shape \(4, 25\), \(rank, 24\) fits")
+    refused(good | {b: torch.ones(48, 5)}, r"layers\.0\.q: lora_B has shape \(48, 5\), \(48, 4\) fits")
     refused({a: good[a]}, r"lora_B is missing")
-    refused({b: good[b]}, r"no layer")
+    refused({b: good[b]}, r"lora_A is missing")
 
 
 def test_a_file_that_is_no_safetensors_file_leaves_no_memory_behind(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"nonsense" * 9)
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(AdapterUnreadable):
-        stage(tmp_path / "x", (QKV,), lambda module: 1.0, torch.float32)
+        stage(tmp_path / "x", PLAN, lambda module: 1.0)
     path = saved(tmp_path, tensors_of({"layers.0.q": 4}))
     scales: dict[str, float] = {}
     with pytest.raises(KeyError):
-        stage(path, (QKV,), lambda module: scales[module], torch.float32)
+        stage(path, PLAN, lambda module: scales[module])
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_layers_survive_the_wire() -> None:
-    assert layers_from_plain(layers_to_plain((QKV, DOWN))) == (QKV, DOWN)
+def test_a_plan_survives_the_wire() -> None:
+    wired = json.loads(json.dumps(PLAN.to_plain()))
+    assert Plan.from_plain(wired) == PLAN

@@ -99,7 +99,7 @@ def test_the_worker_takes_our_extension_and_has_what_it_reads() -> None:
 
     extension = vllm_compat.WorkerExtension
     mine = {name for name in dir(extension) if not name.startswith("__")}
-    assert {"loradock_layers", "loradock_take_in"} <= mine
+    assert {"loradock_plan", "loradock_take_in"} <= mine
     assert not mine & set(dir(CPUWorker))  # vLLM refuses a clash
     assert "lora_manager" in LoRAModelRunnerMixin.load_lora_model.__code__.co_names
     assert parameters(vllm_compat.LoRAModel.__init__)[1:4] == ["lora_model_id", "rank", "loras"]

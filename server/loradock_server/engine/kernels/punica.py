@@ -18,8 +18,9 @@ from . import gemm
 from .segments import Segment, find_segments
 from .slots import LayerSlots
 
-# Segments up to this many rows go through the fused kernel, longer ones through matrix products (make bench-kernels).
+# Without AVX512-BF16: segments up to this many rows go through the fused kernel, longer ones through matrix products.
 FEW_ROWS = 32
+HIGHEST_RANK = 512  # that vLLM knows
 
 
 class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no types to check against
@@ -30,25 +31,38 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._segments: list[Segment] = []
         self._long: list[Segment] = []
         self._short: list[Segment] = []
+        self._table = np.empty((0, 3), dtype=np.int64)  # all segments: start, end, slot
         self._rows = np.empty((0, 2), dtype=np.int64)  # (row, slot) of every row in a short segment
         self._fused: ModuleType | None = None
+        self._paired: ModuleType | None = None
         self._scratch: tuple[Any, ...] = ()
 
-    def prepare(self) -> None:
-        """Compile the fused kernel and size its scratch space, once all layers are known."""
-        from . import fused  # late, see its docstring
+    def prepare(self, dtype: torch.dtype) -> bool:
+        """Choose and compile kernels and size their scratch space, once all layers are known.
 
-        features = max((layer.in_features for layer in self.layers.values()), default=1)
-        width = max((int(layer.widths.max()) for layer in self.layers.values()), default=1)
-        slices = max((len(layer.widths) for layer in self.layers.values()), default=1)
+        Returns whether weights must be packed in pairs (`slots.Packed`).
+        """
+        from . import paired  # late, see its docstring
+
+        layers = self.layers.values()
+        slices = max((len(layer.widths) for layer in layers), default=1)
+        if paired.fits(layers, dtype):
+            self._paired = paired
+            self._scratch = (np.empty(paired.BLOCK_ROWS * slices * HIGHEST_RANK, dtype=np.uint16),)
+            return True
+        if dtype == torch.bfloat16:
+            from . import fused
+
+            self._fused = fused
         self._scratch = (
-            np.empty(features, dtype=np.float32),
-            np.empty(slices * 512, dtype=np.float32),  # 512: the highest rank vLLM knows
-            np.empty(width, dtype=np.float32),
+            np.empty(max((layer.in_features for layer in layers), default=1), dtype=np.float32),
+            np.empty(slices * HIGHEST_RANK, dtype=np.float32),
+            np.empty(max((int(layer.widths.max()) for layer in layers), default=1), dtype=np.float32),
         )
-        self._fused = fused
+        return False
 
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
@@ -56,6 +70,8 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
         """Find this step's segments; vLLM's index tensors are not needed and not built."""
         segments = find_segments(mapping.index_mapping, lora_index_to_id)
         self.no_lora = not segments
+        self._segments = segments
+        self._table = np.array(segments, dtype=np.int64).reshape(-1, 3)
         self._short = [s for s in segments if s.end - s.start <= FEW_ROWS]
         self._long = [s for s in segments if s.end - s.start > FEW_ROWS]
         rows = [(row, s.slot) for s in self._short for row in range(s.start, s.end)]
@@ -75,21 +91,43 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
         if self.no_lora:
             return
         layer = self.layers[id(lora_a_stacked)]
-        if self._fused is None or x.dtype != torch.bfloat16 or x.stride(1) != 1 or y.stride(1) != 1:
-            gemm.add_segments(y, x, layer, self._short)
-        elif self._short:
-            self._fused.add_rows(
-                x.data_ptr(),
-                x.stride(0),
-                y.data_ptr(),
-                y.stride(0),
-                layer.in_features,
-                self._rows,
-                layer.table,
-                layer.widths,
-                *self._scratch,
-            )
-        gemm.add_segments(y, x, layer, self._long)
+        if self._paired is not None:
+            self._add_paired(y, x, layer)
+        elif self._fused is None or x.stride(1) != 1 or y.stride(1) != 1:
+            gemm.add_segments(y, x, layer, self._segments)
+        else:
+            if self._short:
+                self._fused.add_rows(
+                    x.data_ptr(),
+                    x.stride(0),
+                    y.data_ptr(),
+                    y.stride(0),
+                    layer.in_features,
+                    self._rows,
+                    layer.table,
+                    layer.widths,
+                    *self._scratch,
+                )
+            gemm.add_segments(y, x, layer, self._long)
+
+    def _add_paired(self, y: torch.Tensor, x: torch.Tensor, layer: LayerSlots) -> None:
+        assert self._paired is not None
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        target = y if y.stride(1) == 1 else y.contiguous()
+        self._paired.add_segments(
+            x.data_ptr(),
+            x.stride(0) * 2,
+            target.data_ptr(),
+            target.stride(0) * 2,
+            layer.in_features,
+            self._table,
+            layer.table,
+            layer.widths,
+            self._scratch[0].ctypes.data,
+        )
+        if target is not y:
+            y.copy_(target)
 
     def add_lora_embedding(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("LoRA on embeddings is not served; the adapter check refuses it")
