@@ -417,7 +417,7 @@ class Residency:
 
     def _refuse_what_never_fits(self, adapter_id: str, size_bytes: int) -> None:
         kept = self._pins.kept()
-        pinned = sum(r.size_bytes for r in self._residents.values() if r.adapter_id in kept - {adapter_id})
+        pinned = sum(r.size_bytes for r in self._residents.values() if r.adapter_id in kept)
         limit = self.limits.size_bytes - pinned
         if size_bytes > limit:
             unpin, left = (", unpin others", " that pinned ones leave") if pinned else ("", "")
