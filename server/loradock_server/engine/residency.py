@@ -309,8 +309,8 @@ class Residency:
             load.purpose = "pin"
         await asyncio.wait({load.task})
         error = None if load.task.cancelled() else load.task.exception()
-        problem = Problem(error.code, str(error)) if isinstance(error, ResidencyError) else None
-        self._pins.failed(adapter_id, problem)
+        if isinstance(error, ResidencyError):
+            self._pins.failed(adapter_id, Problem(error.code, str(error)))
 
     def _begin_load(self, adapter_id: str, digest: str, purpose: Literal["prefetch", "pin", "request"]) -> Load:
         task = asyncio.create_task(self._load(adapter_id, digest), name=f"load {adapter_id}")
@@ -365,6 +365,7 @@ class Residency:
                     number = await self._loader.load(adapter_id, prepared)
                     resident = Resident(adapter_id, digest, number, prepared.size_bytes, load)
                     self._residents[adapter_id] = resident
+        self._pins.failed(adapter_id, None)
         return resident
 
     # --- Room ---

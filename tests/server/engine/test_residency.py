@@ -618,6 +618,22 @@ def test_a_pin_that_cannot_be_loaded_says_why_is_logged_once_and_tried_again_whe
     run(scenario)
 
 
+def test_a_pin_that_failed_is_well_as_soon_as_a_request_has_loaded_it() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        engine.unfit.add("a@1")
+        pin(residency, "a@1")
+        await settled()
+        assert residency.pins.problems()["a@1"].reason == "adapter_rejected"
+        engine.unfit.clear()
+        await use(residency, "a@1")
+        assert residency.pins.problems() == {}
+        await use(residency, "b@1")
+        await use(residency, "c@1")
+        assert ids(residency) == ["a@1", "c@1"]
+
+    run(scenario)
+
+
 def test_a_pin_waits_for_nobody_and_gets_its_room_at_a_later_try() -> None:
     async def scenario(engine: FakeEngine, residency: Residency) -> None:
         async with residency.lease("big@1", digest_of("big@1", 350)):
