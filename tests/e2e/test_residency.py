@@ -27,6 +27,8 @@ MEMORY = 64 << 20
 # In float32 an adapter on all linear layers of SmolLM2-135M takes 1.22 MB for each rank: of rank 8 four fit easily, of
 # rank 32 one does beside two of those, and of rank 64 none.
 PER_RANK = 1_220_000
+# Measured over 30 cycles: 0.3 MB in the API process, 0.9 MB in the worker. An adapter of the cycles below has 4.9 MB.
+GROWTH_MEGABYTES = 10
 CYCLES = 200 if os.environ.get("LONG_TESTS") else 40
 
 
@@ -159,11 +161,8 @@ def test_memory_comes_back_when_adapters_come_and_go(small: Server, base: BaseMo
     def megabytes() -> dict[str, float]:
         return {role: process.memory_info().rss / 1e6 for role, process in processes.items()}
 
-    grown = {}
     before: dict[str, float] = {}
     for cycle in range(CYCLES):
-        if cycle % 5 == 0:
-            report(f"{cycle}: {megabytes()}")
         if cycle == CYCLES // 4:
             before = megabytes()
         folder = make_loud(tmp_path / "passing", base, seed=1000 + cycle, rank=4)
@@ -181,6 +180,3 @@ def test_memory_comes_back_when_adapters_come_and_go(small: Server, base: BaseMo
     report(f"{CYCLES} adapters came and went: " + ", ".join(f"{role} {mb:+.1f} MB" for role, mb in grown.items()))
     assert max(grown.values()) < GROWTH_MEGABYTES, grown
     assert small.metric("loradock_adapter_resident") <= 4
-
-
-GROWTH_MEGABYTES = 1000
