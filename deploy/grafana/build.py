@@ -295,7 +295,8 @@ ADAPTERS = (
                 "{{adapter}}",
             ),
         ),
-        "Adapters pushed out to make room. A steady stream of them: raise LORADOCK_MAX_CPU_LORAS.",
+        "Adapters pushed out to make room. A steady stream of them: raise LORADOCK_MAX_CPU_LORAS "
+        "or LORADOCK_ADAPTER_MEMORY_BYTES.",
         kind="bars",
     ),
     Panel(
@@ -309,6 +310,15 @@ ADAPTERS = (
         (Query(resident("adapter, version, tier"), "{{adapter}}@{{version}} {{tier}}"),),
         "1 while the engine holds that version in that tier.",
         kind="state-timeline",
+    ),
+    Panel(
+        "Adapter memory",
+        (
+            Query("max(loradock_adapter_memory_bytes)", "in use"),
+            Query("max(loradock_adapter_memory_limit_bytes)", "limit"),
+        ),
+        "What adapters take in the engine's memory, and LORADOCK_ADAPTER_MEMORY_BYTES.",
+        "bytes",
     ),
 )
 

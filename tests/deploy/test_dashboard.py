@@ -132,6 +132,8 @@ class App:
         self.engine.adapter_loads.labels(adapter, "1", result).inc()
         self.engine.adapter_load_seconds.labels(adapter, "1").observe(0.3)
         self.engine.adapter_resident.labels(adapter, "1", "memory").set(1)
+        self.engine.adapter_memory.inc(10_000_000)
+        self.engine.adapter_memory_limit.set(4 << 30)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +200,8 @@ def test_the_panels_show_what_happened(used: tuple[App, Prometheus]) -> None:
     assert answers["EngineA"] == [({}, 1.0)]
     assert answers["Server errorsA"] == [({}, 0.0)]
     assert answers["Resident adaptersA"] == [({}, 2.0)]
+    assert answers["Adapter memoryA"] == [({}, 20_000_000.0)]
+    assert answers["Adapter memoryB"] == [({}, float(4 << 30))]
     assert dict((s["adapter"], v) for s, v in answers["Cold loads by adapterA"]) == dict.fromkeys(ADAPTERS, 1.0)
     assert answers["EvictionsA"] == [({}, 0.0)]
     ((_, load_seconds),) = answers["Load timeB"]

@@ -80,7 +80,9 @@ class Seen:
 
 @dataclass(slots=True)
 class FakeEngine:
-    """Start it with `running_engine`. `history` has every inference request, `unloaded` every unloaded id."""
+    """Start it with `running_engine`. `history` has every inference request, `unloaded` every unloaded id, `pins` what
+    it was last told to keep, `pinned` how often it was told.
+    """
 
     socket: Path
     thread: LoopThread
@@ -93,6 +95,10 @@ class FakeEngine:
     history: list[Seen] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
+    pins: list[dict[str, Any]] = field(default_factory=list)
+    pinned: int = 0
+    pin_problem: str | None = None
+    memory: dict[str, int] | None = None
     metrics_text: str = "# TYPE loradock_adapter_resident gauge\nloradock_adapter_resident 1.0\n"
     usage_gate: Gate | None = None
     _script: deque[Reply] = field(default_factory=deque)
@@ -126,6 +132,7 @@ class FakeEngine:
         """As the supervisor does: a new process, which knows nothing of the old one's requests."""
         self.generation = uuid.uuid4().hex
         self.restarts += 1
+        self.pins = []
         self._feed = UsageFeed()
         self.start()
 
@@ -173,6 +180,9 @@ class FakeEngine:
             await _json(send, 200, self._state())
         elif path == wire.METRICS:
             await _answer(send, 200, "text/plain", self.metrics_text.encode())
+        elif path == wire.PINS:
+            self.pins, self.pinned = (await _body(receive))["pins"], self.pinned + 1
+            await _json(send, 200, {"pins": len(self.pins)})
         elif path == wire.UNLOAD:
             self.unloaded.append((await _body(receive))["id"])
             await _json(send, 200, {"unloaded": True})
@@ -189,6 +199,8 @@ class FakeEngine:
             "base": self.base,
             "max_model_len": 512,
             "adapters": self.adapters,
+            "pins": [{**pin, "pin_problem": self.pin_problem} for pin in self.pins],
+            "memory": self.memory,
         }
 
     async def _usage(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,9 @@
-"""`loradock adapters`: list, show, delete on a running server; check and register have their own files."""
+"""`loradock adapters`: list, show, pin, unpin, delete on a running server; check and register have their own files."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -13,7 +15,9 @@ from loradock_server.cli.errors import JsonObject, Refused, Unreadable
 from loradock_server.cli.lazy import Lazy, LazyGroup, examples, new_app
 from loradock_server.cli.options import AdapterName, AsJson, ServerUrl
 from loradock_server.cli.output import Output, answering, fields, table
-from loradock_server.cli.wording import cell, moment, short_digest, size
+from loradock_server.cli.wording import ago, cell, moment, printable, short_digest, size
+
+_IN_ENGINE = ("TIER", "MEMORY", "IN FLIGHT", "LAST USED")
 
 
 class AdaptersGroup(LazyGroup):
@@ -44,7 +48,7 @@ class AdaptersGroup(LazyGroup):
 app = new_app(
     cls=AdaptersGroup,
     name="adapters",
-    help="Check, register, list, show and delete adapters.",
+    help="Check, register, list, show, pin and delete adapters.",
     epilog=examples("""
         loradock adapters check ./my-adapter
         loradock adapters register support-bot ./my-adapter
@@ -55,7 +59,10 @@ app = new_app(
 
 @app.command("list", epilog=examples("loradock adapters list\nloradock adapters list --json"))
 def list_adapters(url: ServerUrl = None, as_json: AsJson = False) -> None:
-    """List the adapters, their live version and where they are."""
+    """List the adapters: live version, where they are, what they take there, who uses them.
+
+    Of several versions: the nearest tier (slot: it may run; memory; disk), bytes and requests together.
+    """
     with answering(as_json) as output:
         with AdminClient(find_connection(url)) as client:
             answer = client.get(ADAPTERS)
@@ -65,24 +72,50 @@ def list_adapters(url: ServerUrl = None, as_json: AsJson = False) -> None:
             output.say("no adapters yet")
             output.hint("loradock adapters register NAME PATH")
             return
-        output.say(table(("NAME", "LIVE", "VERSIONS", "RESIDENT", "CREATED"), (_row(row) for row in rows)))
+        columns = ("NAME", "LIVE", "VERSIONS", *_IN_ENGINE, "PINNED")
+        now = time.time()
+        output.say(table(columns, (_row(row, now) for row in rows)), *_memory_lines(object_in(answer, "memory")))
+        output.say(*(line for row in rows for line in _pin_problem(row)))
 
 
 @app.command(epilog=examples("loradock adapters show support-bot\nloradock adapters show support-bot --json"))
 def show(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> None:
-    """Show one adapter: every version, its bytes, rank and aliases."""
+    """Show one adapter: every version, its aliases, rank and size, and where it is."""
     with answering(as_json) as output:
         with AdminClient(find_connection(url)) as client:
             answer = client.get(adapter_path(name))
         output.document(answer)
         aliases = object_in(answer, "aliases")
-        columns = ("VERSION", "ALIASES", "DIGEST", "RANK", "SIZE", "TARGETS", "RESIDENT", "CREATED", "BY")
-        versions = (_version_row(version, aliases) for version in objects_in(answer, "versions"))
-        output.say(
-            fields({"name": answer.get("name"), "created": moment(answer.get("created_at"))}),
-            "",
-            table(columns, versions),
-        )
+        columns = ("VERSION", "ALIASES", "DIGEST", "RANK", "SIZE", "TARGETS", *_IN_ENGINE, "CREATED", "BY")
+        now = time.time()
+        versions = (_version_row(version, aliases, now) for version in objects_in(answer, "versions"))
+        facts = {"name": answer.get("name"), "created": moment(answer.get("created_at"))}
+        if answer.get("pinned"):
+            facts["pinned"] = moment(answer.get("pinned_at"))
+        output.say(fields(facts), "", table(columns, versions), *_pin_problem(answer))
+
+
+@app.command(epilog=examples("loradock adapters pin support-bot"))
+def pin(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> None:
+    """Keep an adapter's live version in memory: loaded at once and after every restart, never pushed out by others.
+
+    When another version goes live, the pin moves with it.
+    """
+    with answering(as_json) as output:
+        with AdminClient(find_connection(url)) as client:
+            answer = client.put(f"{adapter_path(name)}/pin")
+        output.document(answer)
+        output.say(f"pinned {name}", *_pin_problem(answer))
+
+
+@app.command(epilog=examples("loradock adapters unpin support-bot"))
+def unpin(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> None:
+    """Let an adapter leave memory again when others need the room."""
+    with answering(as_json) as output:
+        with AdminClient(find_connection(url)) as client:
+            answer = client.delete(f"{adapter_path(name)}/pin")
+        output.document(answer)
+        output.say(f"unpinned {name}")
 
 
 @app.command(epilog=examples("loradock adapters delete support-bot\nloradock adapters delete support-bot -y"))
@@ -114,17 +147,18 @@ def _confirm(name: str, connection: Connection, output: Output) -> None:
         raise Refused(f"{name} was not deleted")
 
 
-def _row(adapter: JsonObject) -> tuple[object, ...]:
+def _row(adapter: JsonObject, now: float) -> tuple[object, ...]:
+    pinned = ("yes", "not kept")[bool(adapter.get("pin_problem"))] if adapter.get("pinned") else None
     return (
         adapter.get("name"),
         object_in(adapter, "aliases").get("live"),
         len(objects_in(adapter, "versions")),
-        _residency(adapter.get("residency")),
-        moment(adapter.get("created_at")),
+        *_in_engine(adapter, now),
+        pinned,
     )
 
 
-def _version_row(version: JsonObject, aliases: JsonObject) -> tuple[object, ...]:
+def _version_row(version: JsonObject, aliases: JsonObject, now: float) -> tuple[object, ...]:
     number = version.get("version")
     return (
         number,
@@ -133,13 +167,32 @@ def _version_row(version: JsonObject, aliases: JsonObject) -> tuple[object, ...]
         version.get("rank"),
         size(version.get("size_bytes")),
         version.get("target_modules"),
-        _residency(version.get("residency")),
+        *_in_engine(version, now),
         moment(version.get("created_at")),
         version.get("created_by"),
     )
 
 
-def _residency(value: object) -> object:
-    if isinstance(value, dict):
-        return [f"{key}: {cell(found)}" for key, found in value.items()]
-    return value
+def _in_engine(thing: JsonObject, now: float) -> tuple[object, ...]:
+    """The cells under `_IN_ENGINE`, of an adapter or of one version."""
+    used, running = thing.get("last_used"), thing.get("in_flight") or None
+    return (
+        thing.get("tier"),
+        size(thing.get("bytes") or None),
+        running,
+        "now" if running else ago(used, now) if used else None,
+    )
+
+
+def _memory_lines(memory: JsonObject) -> Iterator[str]:
+    if memory:
+        yield ""
+        yield (
+            f"in memory: {cell(memory.get('adapters'))} of {cell(memory.get('limit_adapters'))} adapters, "
+            f"{size(memory.get('bytes'))} of {size(memory.get('limit_bytes'))}"
+        )
+
+
+def _pin_problem(adapter: JsonObject) -> Iterator[str]:
+    if adapter.get("pin_problem"):
+        yield f"{printable(adapter.get('name'))} is pinned but not kept in memory: {printable(adapter['pin_problem'])}"

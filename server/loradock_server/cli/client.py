@@ -64,6 +64,10 @@ class AdminClient:
         """POST a multipart form to `path`; `files` as httpx takes them, read while they are sent."""
         return self._request("POST", path, files=files, timeout=UPLOAD_TIMEOUT)
 
+    def put(self, path: str) -> JsonObject:
+        """PUT nothing to `path`, which says it all."""
+        return self._request("PUT", path)
+
     def delete(self, path: str) -> JsonObject:
         """DELETE `path`."""
         return self._request("DELETE", path)

@@ -45,7 +45,7 @@ class RootGroup(LazyGroup):
         ),
         "adapters": Lazy(
             "loradock_server.cli.adapters:app",
-            "Check, register, list, show and delete adapters.",
+            "Check, register, list, show, pin and delete adapters.",
             _MANAGE,
         ),
         "keys": Lazy("loradock_server.cli.keys:app", "Create, list and revoke API keys.", _MANAGE),

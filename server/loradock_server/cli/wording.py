@@ -8,6 +8,7 @@ from typing import Any
 
 NOTHING = "-"
 _UNITS = ("kB", "MB", "GB", "TB")
+_SPANS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
 def printable(value: object) -> str:
@@ -59,6 +60,18 @@ def moment(value: Any) -> str:
     if parsed.tzinfo is None:
         parsed = parsed.replace(tzinfo=UTC)
     return parsed.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def ago(value: Any, now: float) -> str:
+    """How long before `now` (seconds since 1970) a time in ISO 8601 was: `12 s ago`, `3 h ago`."""
+    try:
+        # The server's clock may be ahead of ours.
+        seconds = max(0.0, now - datetime.fromisoformat(str(value)).timestamp())
+    except (ValueError, OverflowError, OSError):
+        return cell(value)
+    # Two of a unit at least, so that no digit is lost that matters.
+    unit, length = next((span for span in _SPANS if seconds >= 2 * span[1]), ("s", 1))
+    return f"{int(seconds / length)} {unit} ago"
 
 
 def short_digest(value: object) -> str:

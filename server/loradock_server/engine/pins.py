@@ -46,7 +46,7 @@ class Pins:
         self.replace({name: digest for name, digest in self._wanted.items() if name != adapter_id})
 
     def failed(self, adapter_id: str, problem: Problem | None) -> None:
-        """Note how the last try to load it ended; None: well."""
+        """Note how the last load of it ended, whoever asked for it; None: well."""
         self._failures.pop(adapter_id, None)
         if problem is not None and adapter_id in self._wanted:
             self._failures[adapter_id] = problem

@@ -309,8 +309,8 @@ class Residency:
             load.purpose = "pin"
         await asyncio.wait({load.task})
         error = None if load.task.cancelled() else load.task.exception()
-        problem = Problem(error.code, str(error)) if isinstance(error, ResidencyError) else None
-        self._pins.failed(adapter_id, problem)
+        if isinstance(error, ResidencyError):
+            self._pins.failed(adapter_id, Problem(error.code, str(error)))
 
     def _begin_load(self, adapter_id: str, digest: str, purpose: Literal["prefetch", "pin", "request"]) -> Load:
         task = asyncio.create_task(self._load(adapter_id, digest), name=f"load {adapter_id}")
@@ -365,6 +365,7 @@ class Residency:
                     number = await self._loader.load(adapter_id, prepared)
                     resident = Resident(adapter_id, digest, number, prepared.size_bytes, load)
                     self._residents[adapter_id] = resident
+        self._pins.failed(adapter_id, None)
         return resident
 
     # --- Room ---
@@ -417,7 +418,7 @@ class Residency:
 
     def _refuse_what_never_fits(self, adapter_id: str, size_bytes: int) -> None:
         kept = self._pins.kept()
-        pinned = sum(r.size_bytes for r in self._residents.values() if r.adapter_id in kept - {adapter_id})
+        pinned = sum(r.size_bytes for r in self._residents.values() if r.adapter_id in kept)
         limit = self.limits.size_bytes - pinned
         if size_bytes > limit:
             unpin, left = (", unpin others", " that pinned ones leave") if pinned else ("", "")

@@ -1,4 +1,4 @@
-"""`/admin/adapters`: registering, showing and deleting adapters, for keys with the admin scope."""
+"""`/admin/adapters`: registering, showing, pinning and deleting adapters, for keys with the admin scope."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ def build_router(services: Services) -> APIRouter:
     async def list_adapters() -> dict[str, Any]:
         await table.refresh()
         adapters = table.catalogue.adapters.values()
-        return {"object": "list", "data": [adapter_view(adapter, watch.state) for adapter in adapters]}
+        return {
+            "object": "list",
+            "data": [adapter_view(adapter, watch.state) for adapter in adapters],
+            "memory": watch.state.memory,
+        }
 
     @router.get("/{name}")
     async def show_adapter(name: str) -> dict[str, Any]:
@@ -66,6 +70,16 @@ def build_router(services: Services) -> APIRouter:
             done = await _from_upload(services, name, content_type, request, caller)
         return _registered_view(services, done)
 
+    @router.put("/{name}/pin")
+    async def pin_adapter(name: str) -> dict[str, Any]:
+        await asyncio.to_thread(services.registry.pin, name)
+        return await _with_its_pin(services, name)
+
+    @router.delete("/{name}/pin")
+    async def unpin_adapter(name: str) -> dict[str, Any]:
+        await asyncio.to_thread(services.registry.unpin, name)
+        return await _with_its_pin(services, name)
+
     @router.delete("/{name}")
     async def delete_adapter(name: str) -> dict[str, Any]:
         refs = await asyncio.to_thread(services.registry.delete_adapter, name)
@@ -88,6 +102,14 @@ def _adapter(services: Services, name: str) -> AdapterRecord:
     if adapter is None:
         raise AdapterNotFound(f"no adapter is named {name[:80]!r}; list the names with `loradock adapters list`")
     return adapter
+
+
+async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
+    """The adapter after its pin changed and the engine, if there is one, has heard of it."""
+    await services.table.refresh()
+    await services.pins.keep()
+    await services.watch.ask()
+    return adapter_view(_adapter(services, name), services.watch.state)
 
 
 async def _from_source(services: Services, name: str, request: Request, caller: Caller) -> Registered:

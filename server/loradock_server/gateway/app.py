@@ -41,6 +41,7 @@ from loradock_server.gateway.errors import (
 )
 from loradock_server.gateway.exchange import OPERATIONS
 from loradock_server.gateway.observe import CALL, Call, Observe
+from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.proxy import InferenceRoute
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.services import Services
@@ -117,13 +118,15 @@ def _build(
     auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
     table.on_change.append(auth.forget)
     limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes)
+    watch = EngineWatch(engine, base, metrics)
     return Services(
         settings=settings,
         registry=registry,
         base=base,
         table=table,
         engine=engine,
-        watch=EngineWatch(engine, base, metrics),
+        watch=watch,
+        pins=PinKeeper(engine, watch, table),
         ledger=ledger,
         usage=UsageFollower(engine, ledger.record),
         auth=auth,
@@ -140,8 +143,8 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with services.engine:
             await services.table.refresh()
-            for work in (services.table.follow(), services.watch.follow(), services.usage.follow()):
-                services.background.start(work)
+            for part in (services.table, services.watch, services.pins, services.usage):
+                services.background.start(part.follow())
             try:
                 yield
                 await services.ledger.settled()

@@ -24,6 +24,7 @@ CONNECT_SECONDS = 5.0
 STATE_SECONDS = 2.0
 METRICS_SECONDS = 1.0
 UNLOAD_SECONDS = 30.0
+PINS_SECONDS = 5.0
 USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
 
 # Shorter than the engine's own (vLLM: 5 s), so that mostly we are the side that closes an idle connection.
@@ -117,6 +118,11 @@ class EngineClient:
     async def unload(self, adapter_id: str) -> None:
         """Drain and remove an adapter from the engine's memory. Raises EngineUnavailable, EngineTimeout."""
         await self._json("POST", wire.UNLOAD, UNLOAD_SECONDS, {"id": adapter_id})
+
+    async def pin(self, wanted: Mapping[str, str]) -> None:
+        """Have these adapters kept in memory, digests by id, and no others. Raises EngineUnavailable, EngineTimeout."""
+        pins = [{"id": adapter_id, "digest": digest} for adapter_id, digest in wanted.items()]
+        await self._json("POST", wire.PINS, PINS_SECONDS, {"pins": pins})
 
     async def metrics(self) -> bytes:
         """The engine's metrics page. Raises EngineUnavailable, EngineTimeout."""

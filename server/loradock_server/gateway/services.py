@@ -14,6 +14,7 @@ from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
 from loradock_server.gateway.drain import Drain
 from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.table import RoutingTable
 from loradock_server.gateway.usage import UsageFollower
@@ -30,6 +31,7 @@ class Services:
     table: RoutingTable
     engine: EngineClient
     watch: EngineWatch
+    pins: PinKeeper
     ledger: Ledger
     usage: UsageFollower
     auth: Authenticator

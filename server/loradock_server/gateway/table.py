@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import AdapterNotFound, RegistryError
-from loradock_adapters.names import AdapterRef, ModelName
+from loradock_adapters.names import LIVE, AdapterRef, ModelName
 from loradock_adapters.registry import Catalogue, Registry
 from loradock_server.gateway.errors import ModelNotFound
 
@@ -38,13 +38,16 @@ class Target:
 
 
 class RoutingTable:
-    """The names this gateway serves right now."""
+    """The names this gateway serves right now. `pins`: the live versions to be kept in memory, id to digest, those that
+    were pinned first at the front.
+    """
 
     def __init__(self, registry: Registry, base: BaseModel, base_name: str) -> None:
         self._registry = registry
         self._base = base
         self.base_name = base_name
         self.catalogue = Catalogue()
+        self.pins: Mapping[str, str] = {}
         self.on_change: list[Callable[[], None]] = []
         self._resolved: dict[str, Target] = {}
         self._reading = asyncio.Lock()
@@ -87,9 +90,18 @@ class RoutingTable:
         async with self._reading:
             catalogue = await asyncio.to_thread(self._registry.catalogue)
             self.catalogue = catalogue
+            self.pins = dict(self._pins())
             self._resolved.clear()
         for tell in self.on_change:
             tell()
+
+    def _pins(self) -> Iterator[tuple[str, str]]:
+        since = {name: adapter.pinned_at for name, adapter in self.catalogue.adapters.items() if adapter.pinned_at}
+        for name in sorted(since, key=lambda name: (since[name], name)):
+            adapter = self.catalogue.adapters[name]
+            live = adapter.versions.get(adapter.aliases.get(LIVE, 0))
+            if live is not None and self.is_served(live.base_digest):
+                yield live.ref.id, live.digest
 
     async def follow(self) -> None:
         """Follow the registry until cancelled. While it cannot be read, the last known names go on being served."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from loradock_adapters.names import LIVE
 from loradock_adapters.registry import AdapterRecord, KeyRecord, VersionRecord
 from loradock_server.gateway.watch import EngineState
 
+# From nearest to the processor to furthest.
+_TIERS = {"slot": 0, "memory": 1, "disk": 2}
+
 
 def adapter_view(adapter: AdapterRecord, engine: EngineState) -> dict[str, Any]:
-    """An adapter with its versions, oldest first; `residency` maps ids in the engine's memory to their tier."""
+    """An adapter with its versions, oldest first, and what these come to together: the nearest tier, bytes in memory,
+    requests in flight, the last use. `residency` maps ids in the engine's memory to their tier.
+    """
     versions = [version_view(adapter, record, engine) for _, record in sorted(adapter.versions.items())]
     return {
         "object": "adapter",
@@ -20,12 +26,23 @@ def adapter_view(adapter: AdapterRecord, engine: EngineState) -> dict[str, Any]:
         "aliases": dict(adapter.aliases),
         "versions": versions,
         "residency": {v["id"]: v["residency"] for v in versions if v["residency"] is not None},
+        "tier": _nearest(v["tier"] for v in versions),
+        "bytes": sum(v["bytes"] for v in versions),
+        "in_flight": sum(v["in_flight"] for v in versions),
+        "last_used": max((v["last_used"] for v in versions if v["last_used"]), default=None),
+        "pinned": adapter.pinned_at is not None,
+        "pinned_at": adapter.pinned_at and adapter.pinned_at.isoformat(),
+        "pin_problem": next((v["pin_problem"] for v in versions if v["pin_problem"]), None),
     }
 
 
 def version_view(adapter: AdapterRecord, record: VersionRecord, engine: EngineState) -> dict[str, Any]:
-    """One version; `residency` is its tier in the engine's memory, or null."""
+    """One version. `tier` is slot (it may run), memory or disk, `residency` the same but null for disk; `bytes` is what
+    it takes in memory, `size_bytes` on disk. The pin is the live version's.
+    """
     resident: Mapping[str, Any] = engine.adapters.get(record.ref.id, {})
+    live = adapter.aliases.get(LIVE) == record.ref.version
+    pinned = live and adapter.pinned_at is not None
     return {
         "object": "adapter.version",
         "id": record.ref.id,
@@ -40,9 +57,14 @@ def version_view(adapter: AdapterRecord, record: VersionRecord, engine: EngineSt
         "created_at": record.created_at.isoformat(),
         "created_by": record.created_by,
         "aliases": sorted(alias for alias, number in adapter.aliases.items() if number == record.ref.version),
-        "live": adapter.aliases.get(LIVE) == record.ref.version,
+        "live": live,
         "residency": resident.get("tier"),
+        "tier": resident.get("tier") or "disk",
+        "bytes": resident.get("bytes") or 0,
         "in_flight": resident.get("in_flight", 0),
+        "last_used": _moment(resident.get("last_used")),
+        "pinned": pinned,
+        "pin_problem": _pin_problem(record.ref.id, engine) if pinned else None,
         "manifest": dict(record.manifest),
     }
 
@@ -58,3 +80,19 @@ def key_view(key: KeyRecord) -> dict[str, Any]:
         "created_at": key.created_at.isoformat(),
         "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
     }
+
+
+def _nearest(tiers: Iterable[str]) -> str:
+    return min(tiers, key=lambda tier: _TIERS.get(tier, 1), default="disk")
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _pin_problem(adapter_id: str, engine: EngineState) -> str | None:
+    """Why a pinned version is not in memory, as far as somebody knows it."""
+    if not engine.ready:
+        return engine.problem
+    problem: str | None = (engine.pins or {}).get(adapter_id, {}).get("pin_problem")
+    return problem

@@ -28,7 +28,8 @@ class EngineState:
     """One answer of the engine; `problem` says why it is not ready, and is None when it is.
 
     With `wrong_base` it would answer, but from other weights than those that were asked for. `adapters` maps the
-    adapter id to what the engine told of it (tier, bytes, in_flight, last_used).
+    adapter id to what the engine told of it (tier, bytes, in_flight, last_used, pinned), `pins` the ids of the pins it
+    was told to its digest and pin_problem (None: it knows no pins); `memory` are its limits and what is used of them.
     """
 
     problem: str | None = "the engine has not answered yet"
@@ -37,6 +38,8 @@ class EngineState:
     restarts: int = 0
     max_model_len: int | None = None
     adapters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pins: Mapping[str, Mapping[str, Any]] | None = None
+    memory: Mapping[str, Any] | None = None
 
     @property
     def ready(self) -> bool:
@@ -65,10 +68,10 @@ class EngineWatch:
             self.state = self._read(await self._engine.state())
         except (EngineUnavailable, EngineTimeout) as error:
             # Its adapters died with it; how often it was restarted is still known.
-            self.state = replace(before, problem=str(error), wrong_base=False, adapters={})
+            self.state = _without_memory(before, str(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             problem = f"the engine's state cannot be read ({error!r}); is {self._engine.address} a LoRADock engine?"
-            self.state = replace(before, problem=problem, wrong_base=False, adapters={})
+            self.state = _without_memory(before, problem)
         self._metrics.engine_up.set(self.state.ready)
         self._metrics.engine_restarts.value = self.state.restarts
         if self.state.ready != before.ready:
@@ -95,4 +98,10 @@ class EngineWatch:
             restarts=max(int(told.get("restarts") or 0), 0),
             max_model_len=told.get("max_model_len"),
             adapters={adapter["id"]: adapter for adapter in told.get("adapters") or ()},
+            pins=None if told.get("pins") is None else {pin["id"]: pin for pin in told["pins"]},
+            memory=told.get("memory"),
         )
+
+
+def _without_memory(state: EngineState, problem: str) -> EngineState:
+    return replace(state, problem=problem, wrong_base=False, adapters={}, pins=None, memory=None)

@@ -6,6 +6,7 @@ import json
 import os
 import tracemalloc
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_register_of_something_else_says_what_it_needs(
 
 
 @pytest.mark.parametrize("name", ["Support", "a/b", "../keys", "a@2", "", "base"])
-@pytest.mark.parametrize("command", ["register", "show", "delete"])
+@pytest.mark.parametrize("command", ["register", "show", "delete", "pin", "unpin"])
 def test_a_name_that_is_none_never_becomes_a_request(
     loradock: Run, server: ScriptedServer, adapter_folder: Path, name: str, command: str
 ) -> None:
@@ -237,7 +238,66 @@ def test_list_shows_a_line_per_adapter(loradock: Run, server: ScriptedServer) ->
     heading, row = result.stdout.splitlines()
     assert heading.split()[:3] == ["NAME", "LIVE", "VERSIONS"]
     assert row.split()[:3] == ["support-bot", "2", "2"]
-    assert "2026-01-31 17:05 UTC" in row
+
+
+def test_list_shows_where_an_adapter_is_what_it_takes_and_who_uses_it(loradock: Run, server: ScriptedServer) -> None:
+    used = (datetime.now(UTC) - timedelta(minutes=7)).isoformat()
+    adapters = [
+        {"name": "running", "tier": "slot", "bytes": 10_400_000, "in_flight": 2, "last_used": used, "pinned": False},
+        {"name": "kept", "tier": "memory", "bytes": 640, "in_flight": 0, "last_used": used, "pinned": True},
+        {
+            "name": "wanted",
+            "tier": "disk",
+            "bytes": 0,
+            "in_flight": 0,
+            "last_used": None,
+            "pinned": True,
+            "pin_problem": "too many \x1b[31m",
+        },
+    ]
+    memory = {"adapters": 2, "limit_adapters": 64, "bytes": 10_400_640, "limit_bytes": 4_294_967_296}
+    server.enqueue(200, {"object": "list", "data": adapters, "memory": memory})
+
+    heading, *rows, empty, total, problem = loradock("adapters", "list").stdout.splitlines()
+
+    assert heading.split() == ["NAME", "LIVE", "VERSIONS", "TIER", "MEMORY", "IN", "FLIGHT", "LAST", "USED", "PINNED"]
+    assert [row.split()[3:] for row in rows] == [
+        ["slot", "10.4", "MB", "2", "now", "-"],
+        ["memory", "640", "B", "-", "7", "min", "ago", "yes"],
+        ["disk", "-", "-", "-", "not", "kept"],
+    ]
+    assert (empty, total) == ("", "in memory: 2 of 64 adapters, 10.4 MB of 4.3 GB")
+    assert problem == "wanted is pinned but not kept in memory: too many \\x1b[31m"
+
+
+def test_list_with_json_passes_the_servers_answer_on(loradock: Run, server: ScriptedServer) -> None:
+    answer = {"object": "list", "data": [SUPPORT_BOT | {"tier": "slot", "bytes": 7, "pin_problem": None}]}
+    server.enqueue(200, answer)
+
+    assert json.loads(loradock("adapters", "list", "--json").stdout) == answer
+
+
+@pytest.mark.parametrize(("command", "method", "said"), [("pin", "PUT", "pinned"), ("unpin", "DELETE", "unpinned")])
+def test_pin_and_unpin_say_what_they_did(
+    loradock: Run, server: ScriptedServer, command: str, method: str, said: str
+) -> None:
+    for _ in range(2):
+        server.enqueue(200, SUPPORT_BOT)
+
+    assert loradock("adapters", command, "support-bot").stdout == f"{said} support-bot\n"
+    assert json.loads(loradock("adapters", command, "support-bot", "--json").stdout) == SUPPORT_BOT
+    assert {(seen.method, seen.path) for seen in server.history} == {(method, "/admin/adapters/support-bot/pin")}
+
+
+def test_a_pin_that_cannot_be_kept_is_said_at_once(loradock: Run, server: ScriptedServer) -> None:
+    server.enqueue(200, SUPPORT_BOT | {"pinned": True, "pin_problem": "3 adapters are pinned, at most 2 can be"})
+
+    lines = loradock("adapters", "pin", "support-bot").stdout.splitlines()
+
+    assert lines == [
+        "pinned support-bot",
+        "support-bot is pinned but not kept in memory: 3 adapters are pinned, at most 2 can be",
+    ]
 
 
 def test_list_of_nothing_says_how_to_begin(loradock: Run, server: ScriptedServer) -> None:

@@ -64,6 +64,22 @@ def test_an_adapter_is_registered_listed_shown_and_deleted(loradock: Run, gatewa
     assert "support-bot" in gone.stderr
 
 
+def test_an_adapter_is_pinned_and_unpinned(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    assert loradock("adapters", "register", "support-bot", str(write_adapter(tmp_path / "mine"))).exit_code == 0
+
+    pinned = said(loradock("adapters", "pin", "support-bot", "--json"))
+    lines = loradock("adapters", "list").stdout.splitlines()
+    shown = loradock("adapters", "show", "support-bot").stdout
+
+    assert (pinned["pinned"], pinned["tier"]) == (True, "disk")
+    assert lines[1].split() == ["support-bot", "1", "1", "disk", "-", "-", "-", "not", "kept"]
+    assert "not kept in memory: the engine" in lines[-1]  # there is none here
+    assert "pinned " in shown
+    assert not said(loradock("adapters", "unpin", "support-bot", "--json"))["pinned"]
+    assert loradock("adapters", "list").stdout.splitlines()[1].split()[-1] == "-"
+    assert loradock("adapters", "pin", "nobody").exit_code == 1
+
+
 def test_a_new_version_becomes_live(loradock: Run, gateway: str, tmp_path: Path) -> None:
     for version, alpha in ((1, 4), (2, 8)):
         folder = write_adapter(tmp_path / f"v{version}", config=lora_config(lora_alpha=alpha))

@@ -7,6 +7,7 @@ step lets other tasks run.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,12 @@ async def settled() -> None:
     """Until all that runs in the background is over."""
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(others)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """However long a busy machine takes."""
+    while not holds():
+        await asyncio.sleep(0.005)
 
 
 async def use(residency: Residency, adapter_id: str, size: int = SIZE) -> str:

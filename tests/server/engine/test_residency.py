@@ -21,7 +21,7 @@ from loradock_server.engine.residency import (
     ResidencyError,
     Retiring,
 )
-from tests.server.engine.residency_world import SIZE, FakeEngine, digest_of, ids, pin, settled, use
+from tests.server.engine.residency_world import SIZE, FakeEngine, digest_of, ids, pin, settled, until, use
 
 
 def run(
@@ -243,7 +243,7 @@ def test_unloading_an_adapter_that_is_just_being_loaded_undoes_the_load() -> Non
 
         engine.gate.clear()
         asking = asyncio.create_task(ask())
-        await asyncio.sleep(0.02)
+        await until(lambda: engine.loaded_ids == ["a@1"])
         unloading = asyncio.create_task(residency.unload("a@1"))
         await asyncio.sleep(0.02)
         engine.gate.set()
@@ -282,9 +282,9 @@ def test_a_place_is_free_again_when_the_clients_that_waited_for_its_adapter_have
 
         engine.gate.clear()
         leaving = asyncio.create_task(ask("a@1"))
-        await asyncio.sleep(0.02)
+        await until(lambda: engine.loaded_ids == ["a@1"])
         staying = asyncio.create_task(ask("b@1"))
-        await asyncio.sleep(0.02)
+        await until(lambda: "b@1" in engine.prepared)
         leaving.cancel()
         engine.gate.set()
         await staying
@@ -311,11 +311,43 @@ def test_a_prefetch_that_fails_is_tried_again_by_the_request_that_then_hears_of_
     async def scenario(engine: FakeEngine, residency: Residency) -> None:
         engine.unfit.add("a@1")
         residency.prefetch("a@1", "d1")
-        await asyncio.sleep(0.05)
+        await settled()
         with pytest.raises(AdapterUnfit):
             async with residency.lease("a@1", "d1"):
                 pass
         assert engine.loaded_ids == ["a@1", "a@1"]
+
+    run(scenario)
+
+
+def test_a_request_that_comes_just_after_a_load_has_failed_gets_a_try_of_its_own() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async def comes_then() -> str:
+            await engine.gate.wait()  # after the load, which waits there first: its failure is not yet told to anybody
+            engine.unfit.clear()
+            return await use(residency, "a@1")
+
+        engine.gate.clear()
+        engine.unfit.add("a@1")
+        first = asyncio.create_task(use(residency, "a@1"))
+        await until(lambda: engine.loaded_ids == ["a@1"])
+        second = asyncio.create_task(comes_then())
+        await asyncio.sleep(0.01)
+        engine.gate.set()
+        assert await second == "cold"
+        with pytest.raises(AdapterUnfit):
+            await first
+
+    run(scenario)
+
+
+def test_idle_is_counted_from_the_end_of_the_last_use() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        async with residency.lease("long@1", digest_of("long@1")):
+            await use(residency, "short@1")
+            await asyncio.sleep(0.01)
+        await use(residency, "new@1")
+        assert ids(residency) == ["long@1", "new@1"]
 
     run(scenario)
 
@@ -392,7 +424,8 @@ def test_memory_counts_until_the_engine_has_let_go_of_it(monkeypatch: pytest.Mon
         monkeypatch.setattr(engine, "unload", unload)
         unloading = asyncio.create_task(residency.unload("a@1"))
         loading = asyncio.create_task(use(residency, "c@1"))
-        await asyncio.sleep(0.05)
+        await until(lambda: "c@1" in engine.prepared)
+        await asyncio.sleep(0.01)
         assert residency.used_bytes == 200
         assert engine.loaded_ids == ["a@1", "b@1"]
         let_go.set()
@@ -406,6 +439,7 @@ def test_a_burst_of_cold_adapters_holds_few_preparations_at_a_time() -> None:
     async def scenario(engine: FakeEngine, residency: Residency) -> None:
         engine.gate.clear()
         asking = [asyncio.create_task(use(residency, f"a{number}@1")) for number in range(20)]
+        await until(lambda: len(engine.held) == PREPARATIONS)
         await asyncio.sleep(0.05)
         assert len(engine.held) == PREPARATIONS
         engine.gate.set()
@@ -439,8 +473,7 @@ def test_what_was_prepared_is_given_back_however_the_load_ends(end: str, monkeyp
             if end == "cancelled":
                 engine.gate.clear()
                 asking = asyncio.create_task(use(residency, "a@1"))
-                await asyncio.sleep(0.05)
-                assert len(engine.held) == 1
+                await until(lambda: len(engine.held) == 1)
                 (load,) = [task for task in asyncio.all_tasks() if task.get_name() == "load a@1"]
                 load.cancel()
                 await asyncio.wait({asking})
@@ -464,7 +497,7 @@ def test_a_prefetch_pushes_nobody_out_when_it_turns_out_too_large_for_the_spare_
         before = list(engine.events)
         for _ in range(3):
             residency.prefetch("b@1", digest_of("b@1", 150))
-            await asyncio.sleep(0.05)
+            await settled()
         assert (ids(residency), engine.events) == (["a@1"], before)  # nor does it count as a failed load
         assert engine.prepared.count("b@1") == 1
         assert await use(residency, "b@1", 150) == "cold"
@@ -585,6 +618,22 @@ def test_a_pin_that_cannot_be_loaded_says_why_is_logged_once_and_tried_again_whe
     run(scenario)
 
 
+def test_a_pin_that_failed_is_well_as_soon_as_a_request_has_loaded_it() -> None:
+    async def scenario(engine: FakeEngine, residency: Residency) -> None:
+        engine.unfit.add("a@1")
+        pin(residency, "a@1")
+        await settled()
+        assert residency.pins.problems()["a@1"].reason == "adapter_rejected"
+        engine.unfit.clear()
+        await use(residency, "a@1")
+        assert residency.pins.problems() == {}
+        await use(residency, "b@1")
+        await use(residency, "c@1")
+        assert ids(residency) == ["a@1", "c@1"]
+
+    run(scenario)
+
+
 def test_a_pin_waits_for_nobody_and_gets_its_room_at_a_later_try() -> None:
     async def scenario(engine: FakeEngine, residency: Residency) -> None:
         async with residency.lease("big@1", digest_of("big@1", 350)):
@@ -606,7 +655,8 @@ def test_a_request_that_joins_a_pins_load_waits_for_room_as_any_request() -> Non
         async with residency.lease("big@1", digest_of("big@1", 350)):
             pin(residency, "a@1")
             asking = asyncio.create_task(use(residency, "a@1"))
-            await asyncio.sleep(0.05)
+            await until(lambda: "a@1" in engine.prepared)
+            await asyncio.sleep(0.01)
             assert not asking.done()
         assert await asking == "cold"
         assert engine.prepared == ["big@1", "a@1"]
@@ -630,9 +680,9 @@ def test_pins_are_loaded_one_after_the_other_so_that_a_request_waits_for_one_at_
     async def scenario(engine: FakeEngine, residency: Residency) -> None:
         engine.gate.clear()
         pin(residency, *(f"p{number}@1" for number in range(5)))
-        await asyncio.sleep(0.05)
+        await until(lambda: "p0@1" in engine.loaded_ids)
         asking = asyncio.create_task(use(residency, "asked@1"))
-        await asyncio.sleep(0.05)
+        await until(lambda: "asked@1" in engine.prepared)
         engine.gate.set()
         await asking
         await settled()

@@ -51,6 +51,26 @@ def test_what_is_registered_can_be_listed_and_shown(gateway: Gateway) -> None:
     assert gateway.http.get("/admin/adapters/poet/versions/2").json() == second
 
 
+def test_an_adapter_shows_where_its_versions_are_and_what_they_take(gateway: Gateway) -> None:
+    gateway.register("poet")
+    gateway.register("poet", alpha=8)
+    gateway.register("idle")
+    gateway.engine.adapters = [
+        {"id": "poet@1", "tier": "slot", "bytes": 300, "in_flight": 2, "last_used": 1_769_879_159.5},
+        {"id": "poet@2", "tier": "memory", "bytes": 200, "in_flight": 0, "last_used": None},
+    ]
+    gateway.engine.memory = {"bytes": 500, "limit_bytes": 1000, "adapters": 2, "limit_adapters": 8}
+    eventually(lambda: gateway.http.get("/admin/adapters").json()["memory"] == gateway.engine.memory)
+    idle, poet = gateway.http.get("/admin/adapters").json()["data"]
+    shown = ("tier", "bytes", "in_flight", "last_used", "pinned")
+    assert [idle[key] for key in shown] == ["disk", 0, 0, None, False]
+    assert [poet[key] for key in shown] == ["slot", 500, 2, "2026-01-31T17:05:59.500000+00:00", False]
+    assert [[version[key] for key in shown[:3]] for version in poet["versions"]] == [
+        ["slot", 300, 2],
+        ["memory", 200, 0],
+    ]
+
+
 def test_a_faulty_adapter_is_422_with_every_fault_and_leaves_nothing(gateway: Gateway) -> None:
     folder = write_adapter(gateway.folder / "bad", config=lora_config(bias="all", use_dora=True))
     answer = gateway.upload("poet", files_of(folder))
@@ -254,6 +274,8 @@ def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> N
         ("GET", "/admin/adapters"),
         ("GET", "/admin/adapters/poet"),
         ("POST", "/admin/adapters/poet/versions"),
+        ("PUT", "/admin/adapters/poet/pin"),
+        ("DELETE", "/admin/adapters/poet/pin"),
         ("DELETE", "/admin/adapters/poet"),
         ("GET", "/admin/keys"),
         ("POST", "/admin/keys"),
