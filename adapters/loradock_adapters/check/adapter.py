@@ -28,13 +28,11 @@ from loradock_adapters.safetensors_header import TensorFile
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
-def check_adapter(
-    folder: Path, base: BaseModel | None, limits: Limits | None = None, *, numbers: bool = True
-) -> Report:
+def check_adapter(folder: Path, base: BaseModel | None, limits: Limits | None = None) -> Report:
     """Judge an adapter folder. Never raises for what the folder holds: that is in the report.
 
     Without a base model, names and shapes are checked against each other only, and a warning says so. Reads
-    all tensors, one at a time; blocking, some seconds per gigabyte. Without `numbers` it reads none of them.
+    all tensors, one at a time; blocking, some seconds per gigabyte.
     """
     limits = limits or Limits()
     findings = Findings()
@@ -67,7 +65,7 @@ def check_adapter(
         try:
             tensors = TensorFile.open(folder / WEIGHTS_FILE)
             pairs = check_tensors(tensors, facts, base, findings)
-            if numbers and not too_large:
+            if not too_large:
                 check_numbers(tensors, pairs, findings)
         except AdapterUnreadable as error:
             _unreadable(error, findings)

@@ -36,8 +36,7 @@ class StoredArtifacts:
             with self._lock:
                 good = digest in self._good
             if not good:
-                # The numbers were judged when these very bytes were registered.
-                check_adapter(folder, self._base, self._limits, numbers=False).raise_if_faulty()
+                check_adapter(folder, self._base, self._limits).raise_if_faulty()
                 with self._lock:
                     self._good.add(digest)
         except (BlobMissing, BlobCorrupt) as error:

@@ -21,12 +21,9 @@ import prometheus_client
 import uvicorn
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.check import Limits
-from loradock_adapters.store import Store
 
 from . import exits, vllm_compat
 from .admission import Admission
-from .artifacts import StoredArtifacts
 from .guard import Guard
 from .internal import Internal
 from .launch import LaunchOrder, trace_endpoint, vllm_flags
@@ -35,6 +32,7 @@ from .observer import EngineObserver
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
 from .selftest import SelfTestFailed, self_test
+from .stager import Stager, StagerOrder
 from .usage import UsageFeed
 
 log = logging.getLogger("loradock.engine")
@@ -65,14 +63,16 @@ async def run(order: LaunchOrder) -> None:
     watch_supervisor(loop)
     if warning := vllm_compat.version_warning():
         log.warning("%s", warning)
+    stager = Stager(StagerOrder(order.store_root, order.model, order.max_rank, order.max_adapter_bytes))
+    stager.start()  # it is ready long before the engine is
     flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
     async with vllm_compat.running_engine(flags) as engine:
         base = BaseModel.read(Path(order.model))
-        loader = await vllm_compat.AdapterLoader.of(engine, base.modules)
+        loader = await vllm_compat.AdapterLoader.of(engine, stager, base.modules)
         await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)
         vllm_compat.trace_adapters(engine.client)
-        guard = build_guard(order, engine, base, loader)
+        guard = build_guard(order, engine, stager, loader)
         server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))
         serving = asyncio.create_task(server.serve())
         dying = asyncio.create_task(leave_when_dead(engine))
@@ -89,6 +89,7 @@ async def run(order: LaunchOrder) -> None:
         dying.cancel()
         hanging.cancel()
         await serving
+        stager.close()
 
 
 async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_compat.AdapterLoader) -> None:
@@ -120,18 +121,13 @@ async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_
 
 
 def build_guard(
-    order: LaunchOrder, engine: vllm_compat.Engine, base: BaseModel, loader: vllm_compat.AdapterLoader
+    order: LaunchOrder, engine: vllm_compat.Engine, stager: Stager, loader: vllm_compat.AdapterLoader
 ) -> Guard:
     """Everything between vLLM's application and the socket."""
     observer = EngineObserver(order.metrics_adapter_limit, vllm_compat.OwnFamilies())
-    artifacts = StoredArtifacts(
-        Store(Path(order.store_root)),
-        base,
-        Limits(max_rank=order.max_rank, max_bytes=order.max_adapter_bytes),
-    )
     residency = Residency(
         loader,
-        artifacts,
+        stager,
         observer,
         limits=MemoryLimits(
             adapters=max(order.max_loras, order.max_cpu_loras),

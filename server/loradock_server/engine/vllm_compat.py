@@ -12,12 +12,12 @@ import contextlib
 import itertools
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import vllm
 from opentelemetry import trace
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 from .context import Generation, RequestContext, current_request
 from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, Prepared, ResidencyError
 from .selftest import Answer, Row
-from .staging import Layer, Plan, Slice, Staged, stage, unstage
+from .staging import Layer, Plan, Slice, unstage
 
 log = logging.getLogger(__name__)
 
@@ -256,28 +256,45 @@ class _AdapterAttributes(SpanProcessor):
 # --- Adapters in and out ---------------------------------------------------------------------------------------
 
 
+class Laid(Protocol):
+    """An adapter laid out in memory (staging.Staged)."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Stages(Protocol):
+    """Who lays adapters out (stager.Stager). Called in a thread; raises a ResidencyError."""
+
+    def stage(self, folder: Path, plan: Mapping[str, Any], scales: Mapping[str, float]) -> Laid: ...
+
+
 class AdapterLoader:
     """Loads adapters into the running engine and publishes them to vLLM's routes (residency.Loader).
 
-    On CPU an adapter is staged in this process, and the worker takes it in between two steps in a moment; `plan` is
+    On CPU an adapter is staged in another process, and the worker takes it in between two steps in a moment; `plan` is
     the worker's, for that. Without it vLLM reads the adapter's files itself, and all decoding waits for it.
     """
 
-    def __init__(self, engine: Engine, plan: Plan | None = None) -> None:
+    def __init__(self, engine: Engine, stager: Stages, plan: Plan | None = None) -> None:
         self._client = engine.client
         self._models = engine.app.state.openai_serving_models
         self._numbers: Iterator[int] = itertools.count(FIRST_ADAPTER_NUMBER)
+        self._stager = stager
         self._plan = plan
 
     @classmethod
-    async def of(cls, engine: Engine, modules: Container[str]) -> AdapterLoader:
+    async def of(cls, engine: Engine, stager: Stages, modules: Container[str]) -> AdapterLoader:
         """A loader that stages, where the engine's worker can take that. `modules`: the base's, as checkpoints say."""
         plain = (await engine.client.collective_rpc("loradock_plan"))[0] if on_cpu() else None
         plan = None if plain is None else Plan.from_plain(plain)
         if plan is None or any(one.module not in modules for layer in plan.layers for one in layer.slices):
             log.info("adapters are read by vLLM itself, between two steps")
-            return cls(engine)
-        return cls(engine, plan)
+            return cls(engine, stager)
+        return cls(engine, stager, plan)
 
     async def prepare(self, adapter_id: str, folder: Path) -> Unstaged | StagedFolder:
         """All that can be done before the engine is asked. Raises a ResidencyError."""
@@ -285,14 +302,18 @@ class AdapterLoader:
             return Unstaged(folder, (folder / WEIGHTS_FILE).stat().st_size)
         try:
             return StagedFolder(folder, await asyncio.to_thread(self._stage, folder, self._plan))
+        except ResidencyError:
+            raise
         except Exception as error:
             raise refusal(adapter_id, str(error).replace(str(folder), "its folder")) from error
 
-    def _stage(self, folder: Path, plan: Plan) -> Staged:
+    def _stage(self, folder: Path, plan: Plan) -> Laid:
         config = self._client.vllm_config
         helper = PEFTHelper.from_local_dir(str(folder), config.model_config.max_model_len)
         helper.validate_legal(config.lora_config)
-        return stage(folder / WEIGHTS_FILE, plan, lambda module: float(helper.get_rank_and_scaling(module)[1]))
+        modules = [one.module for layer in plan.layers for one in layer.slices]
+        scales = {module: float(helper.get_rank_and_scaling(module)[1]) for module in modules}
+        return self._stager.stage(folder, plan.to_plain(), scales)
 
     async def load(self, adapter_id: str, prepared: Prepared) -> int:
         """Load and publish under this id. Raises a ResidencyError; then nothing of it is left in the engine."""
@@ -340,7 +361,7 @@ class StagedFolder:
     """An adapter of which the worker needs to read no file (residency.Prepared)."""
 
     folder: Path
-    staged: Staged
+    staged: Laid
 
     @property
     def size_bytes(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from loradock_server.engine import vllm_compat
 from loradock_server.engine.context import RequestContext, current_request
 from loradock_server.engine.kernels.slots import Packed
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, ResidencyError
-from loradock_server.engine.staging import Layer, Plan, Slice, unstage
+from loradock_server.engine.staging import Layer, Plan, Slice, Staged, stage, unstage
 
 WRAPPED = (
     "Call to add_lora method failed: Worker failed with error '{}', please check the stack trace above for the root "
@@ -35,6 +36,13 @@ WRAPPED = (
 )
 
 UNSTAGED = vllm_compat.Unstaged(Path("/b/d1"), 1)
+
+
+class Here:
+    """Lays adapters out in this process."""
+
+    def stage(self, folder: Path, plan: Mapping[str, Any], scales: Mapping[str, float]) -> Staged:
+        return stage(folder / "adapter_model.safetensors", Plan.from_plain(plan), scales.__getitem__)
 
 
 class ScriptedClient:
@@ -78,7 +86,7 @@ def make_loader(client: ScriptedClient, plan: Plan | None = None) -> tuple[vllm_
     published: dict[str, Any] = {}
     state = SimpleNamespace(openai_serving_models=SimpleNamespace(lora_requests=published))
     engine: Any = SimpleNamespace(client=client, app=SimpleNamespace(state=state))
-    return vllm_compat.AdapterLoader(engine, plan), published
+    return vllm_compat.AdapterLoader(engine, Here(), plan), published
 
 
 @pytest.mark.parametrize(

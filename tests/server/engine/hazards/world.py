@@ -32,6 +32,7 @@ from loradock_server.engine.artifacts import StoredArtifacts
 from loradock_server.engine.launch import target_modules
 from loradock_server.engine.limits import MemoryLimits
 from loradock_server.engine.residency import Residency
+from loradock_server.engine.stager import Stager, StagerOrder
 from tests.e2e.loud import make_loud
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -122,8 +123,9 @@ class Side:
         state = SimpleNamespace(openai_serving_models=SimpleNamespace(lora_requests=self.published))
         engine: Any = SimpleNamespace(client=Client(world), app=SimpleNamespace(state=state))
         artifacts = StoredArtifacts(self.store, world.base, Limits(max_rank=8, max_bytes=1 << 24))
+        unused = Stager(StagerOrder("", "", 0, 0))  # vLLM reads these itself
         limits = MemoryLimits(adapters=capacity, size_bytes=1 << 30)
-        self.residency = Residency(vllm_compat.AdapterLoader(engine), artifacts, NoMetrics(), limits=limits)
+        self.residency = Residency(vllm_compat.AdapterLoader(engine, unused), artifacts, NoMetrics(), limits=limits)
 
     def register(self, folder: Path) -> str:
         return self.store.put(folder, FILES).digest
