@@ -66,13 +66,22 @@ async def measure(options: argparse.Namespace, work: Path, console: Console) -> 
             if "base" in wanted:
                 with_lora = await rows.base_speed(server, options.rounds)
             if "slots" in wanted:
-                ours.append(await rows.slots_row(server, names))
+                waits = await rows.slots_row(server, names)
+                ours.append(waits)
             if "hot-load" in wanted:
                 fresh = make_adapters(work / "fresh", base, options.fresh, rank=32)  # 20 MB each
                 renamed = [(f"fresh-{name}", folder) for name, folder in fresh]
                 await rows.register(server, renamed)
                 ours.append(await rows.hot_load_row(server, names, [name for name, _ in renamed], _touch(server)))
                 shutil.rmtree(work / "fresh")
+    if "slots" in wanted:
+        console.print("our server: 32 slots")
+        few = waits.detail["8 over 8, s"]
+        with servers.ours(base.folder, LORADOCK_MAX_LORAS="32", LORADOCK_MAX_CPU_LORAS="64") as server:
+            await rows.register(server, adapters)
+            wide = (await rows.first_tokens(server, names, (32,)))[32]
+        detail = {"8 over 8, s": few, "32 over 32, s": wide}
+        ours.append(Row("32 adapters over 32 slots / 8 over 8, median TTFT", wide / few, None, False, detail))
     if "base" in wanted:
         console.print("stock vLLM, LoRA off")
         with servers.stock(base.folder, [], slots=0, memory=0, rank=0) as server:

@@ -79,18 +79,23 @@ async def base_speed(server: Running, rounds: int) -> float:
 
 async def slots_row(server: Running, names: list[str]) -> Row:
     """Median TTFT of 16 streams over 32 adapters, against the same over 8: both through 8 slots."""
+    waits = await first_tokens(server, names, (8, 32))
+    return Row("32 adapters over 8 slots / 8 over 8, median TTFT", waits[32] / waits[8], 1.5, higher=False,
+               detail={"8 over 8, s": waits[8], "32 over 8, s": waits[32]})  # fmt: skip
+
+
+async def first_tokens(server: Running, names: list[str], counts: tuple[int, ...]) -> dict[int, float]:
+    """Median TTFT in seconds of 16 streams over the first so many adapters, by that number."""
     shape = Shape(tokens_in=64, tokens_out=32, streams=16)
     async with Target(server.url, server.key) as target:
-        for start in range(0, 32, 8):
+        for start in range(0, max(counts), 8):
             await target.closed_loop(names[start : start + 8], shape, 8)
-        ttft: dict[int, list[float]] = {8: [], 32: []}
+        found: dict[int, list[float]] = {count: [] for count in counts}
         for _ in range(3):
-            for count in (8, 32):
+            for count in counts:
                 outcome = await target.closed_loop(names[:count], shape, 64)
-                ttft[count].append(statistics.median(sample.ttft for sample in outcome.samples))
-    few, many = statistics.median(ttft[8]), statistics.median(ttft[32])
-    return Row("32 adapters over 8 slots / 8 over 8, median TTFT", many / few, 1.5, higher=False,
-               detail={"8 over 8, s": few, "32 over 8, s": many})  # fmt: skip
+                found[count].append(statistics.median(sample.ttft for sample in outcome.samples))
+    return {count: statistics.median(values) for count, values in found.items()}
 
 
 async def hot_load_row(server: Running, names: list[str], fresh: list[str], load: Callable[[str], object]) -> Row:
