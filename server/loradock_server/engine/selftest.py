@@ -20,6 +20,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from loradock_adapters.base_model import BaseModel
+from loradock_adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, tensor_name
 
 from .residency import Loader, ResidencyError
 
@@ -167,11 +168,10 @@ def write_loud_adapter(folder: Path, base: BaseModel) -> None:
     random = np.random.default_rng(1)
     tensors: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
     for name, shape in base.modules.items():
-        prefix = f"base_model.model.{name}"
         a = random.standard_normal((RANK, shape.in_features), dtype=np.float32) / math.sqrt(shape.in_features)
         b = random.standard_normal((shape.out_features, RANK), dtype=np.float32) / math.sqrt(RANK)
-        tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a, b
-    save_file(tensors, folder / "adapter_model.safetensors")
+        tensors[tensor_name(name, "A")], tensors[tensor_name(name, "B")] = a, b
+    save_file(tensors, folder / WEIGHTS_FILE)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -181,7 +181,7 @@ def write_loud_adapter(folder: Path, base: BaseModel) -> None:
         "target_modules": sorted({name.rpartition(".")[2] for name in base.modules}),
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
 
 
 def distance(one: Answer, other: Answer) -> float:

@@ -285,6 +285,7 @@ class AdapterLoader:
         self._numbers: Iterator[int] = itertools.count(FIRST_ADAPTER_NUMBER)
         self._stager = stager
         self._plan = plan
+        self._plain = {} if plan is None else plan.to_plain()  # once: some hundred layers
 
     @classmethod
     async def of(cls, engine: Engine, stager: Stages, modules: Container[str]) -> AdapterLoader:
@@ -313,7 +314,7 @@ class AdapterLoader:
         helper.validate_legal(config.lora_config)
         modules = [one.module for layer in plan.layers for one in layer.slices]
         scales = {module: float(helper.get_rank_and_scaling(module)[1]) for module in modules}
-        return self._stager.stage(folder, plan.to_plain(), scales)
+        return self._stager.stage(folder, self._plain, scales)
 
     async def load(self, adapter_id: str, prepared: Prepared) -> int:
         """Load and publish under this id. Raises a ResidencyError; then nothing of it is left in the engine."""

@@ -71,7 +71,9 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
         segments = find_segments(mapping.index_mapping, lora_index_to_id)
         self.no_lora = not segments
         self._segments = segments
-        self._table = np.array(segments, dtype=np.int64).reshape(-1, 3)
+        if self._paired is not None:
+            self._table = np.array(segments, dtype=np.int64).reshape(-1, 3)
+            return
         self._short = [s for s in segments if s.end - s.start <= FEW_ROWS]
         self._long = [s for s in segments if s.end - s.start > FEW_ROWS]
         rows = [(row, s.slot) for s in self._short for row in range(s.start, s.end)]
