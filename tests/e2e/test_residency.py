@@ -1,4 +1,4 @@
-"""Slots, memory and pins of a real server: who is where, who stays, and that memory comes back.
+"""Slots, memory and pins of a real server: who is where, who stays, and that memory comes back, in the end all of it.
 
 LONG_TESTS=1 loads and unloads two hundred adapters instead of forty.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from loradock_adapters.base_model import BaseModel
@@ -180,3 +181,15 @@ def test_memory_comes_back_when_adapters_come_and_go(small: Server, base: BaseMo
     report(f"{CYCLES} adapters came and went: " + ", ".join(f"{role} {mb:+.1f} MB" for role, mb in grown.items()))
     assert max(grown.values()) < GROWTH_MEGABYTES, grown
     assert small.metric("loradock_adapter_resident") <= 4
+
+
+def test_killed_together_supervisor_and_engine_leave_no_process_that_holds_memory(small: Server) -> None:
+    """The last one here: it ends the server."""
+    children = psutil.Process(small.process.pid).children(recursive=True)
+    api, core = (small.engine_processes()[role] for role in ("api", "core"))
+    core.suspend()  # a core that hangs is where a look at a pipe would not do
+    small.process.kill()
+    api.kill()
+    # A zombie has ended; who inherits orphans here collects them in its own time.
+    eventually(lambda: not [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+    small.process.wait()

@@ -22,7 +22,7 @@ import uvicorn
 
 from loradock_adapters.base_model import BaseModel
 
-from . import exits, vllm_compat
+from . import exits, orphans, vllm_compat
 from .admission import Admission
 from .guard import Guard
 from .internal import Internal
@@ -49,6 +49,7 @@ def main() -> None:
         # Set here too: something that vLLM imports turns the root logger down.
         logging.getLogger(name).setLevel(order.log_level.upper())
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
+    orphans.lead()
     import uvloop
 
     uvloop.run(run(order))
