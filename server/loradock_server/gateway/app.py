@@ -119,6 +119,7 @@ def _build(
     table.on_change.append(auth.forget)
     limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes)
     watch = EngineWatch(engine, base, metrics)
+    engine.on_failure.append(watch.request_failed)
     return Services(
         settings=settings,
         registry=registry,
