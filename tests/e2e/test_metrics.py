@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from loradock_adapters.base_model import BaseModel
 from tests.deploy.promql import empty_queries, panel_queries, rule_queries
@@ -73,6 +74,24 @@ def test_a_request_that_is_not_streamed_is_aborted_and_counted_too(server: Serve
     settled(server)
     assert 0 < tokens(server, "output", "base") - before < 1500
     assert server.metric("vllm:num_requests_running") == 0
+
+
+def test_the_gauge_for_endpoint_pickers_is_ours_and_has_one_sample(server: Server) -> None:
+    def info() -> dict[str, str]:
+        families = {family.name: family for family in text_string_to_metric_families(server.get("/metrics").text)}
+        (sample,) = families["vllm:lora_requests_info"].samples
+        return dict(sample.labels)
+
+    settled(server)
+    stream = server.client().completions.create(
+        model=ADAPTER, prompt="Once", max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    busy = info()
+    stream.close()
+    settled(server)
+    assert (busy["running_lora_adapters"], busy["waiting_lora_adapters"]) == (f"{ADAPTER}@1", "")
+    assert info() == {**busy, "running_lora_adapters": ""}
 
 
 def test_no_query_of_dashboard_or_rules_comes_back_empty(server: Server, base: BaseModel) -> None:

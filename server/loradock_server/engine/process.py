@@ -161,7 +161,7 @@ def build_guard(
         feed=feed,
         generation=order.generation,
         describe=describe,
-        placed=admission.placed,
+        places=admission.places,
         metrics=observer.exposition,
     )
     guard = Guard(

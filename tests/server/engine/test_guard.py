@@ -71,8 +71,8 @@ class World:
             feed=self.feed,
             generation="g",
             describe=lambda: {"ready": True},
-            placed=lambda: self.admission.placed(),
-            metrics=lambda memory: b"loradock_x 1\n",
+            places=lambda: self.admission.places(),
+            metrics=lambda memory, places: b"loradock_x 1\n",
         )
         self.admission = Admission(rules or Rules(quantum_seconds=0.01), places=1, seats=2)
         self.queued: list[tuple[str | None, float | None]] = []
