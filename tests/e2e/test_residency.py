@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from loradock_adapters.base_model import BaseModel
 from tests.e2e.asking import report
 from tests.e2e.loud import make_loud
 from tests.e2e.server import Server, run_server
+from tests.e2e.waiting import eventually, until_ended
 
 pytestmark = pytest.mark.e2e
 
@@ -66,13 +66,6 @@ def in_memory(server: Server) -> set[str]:
     return {name for name, adapter in listed(server).items() if adapter["tier"] == "memory"}
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.1)
-
-
 def test_the_list_says_which_adapter_runs_which_waits_in_memory_and_which_is_on_disk(small: Server) -> None:
     ask(small, "a1")
     with small.client() as client:
@@ -106,10 +99,8 @@ def test_memory_for_adapters_is_bounded_in_bytes_and_what_never_fits_is_refused_
     eventually(lambda: in_memory(small) == {"a2", "a3", "large"})
     assert small.metric("loradock_adapter_memory_bytes") == pytest.approx(48 * PER_RANK, rel=0.05)
     assert small.metric("loradock_adapter_memory_limit_bytes") == MEMORY
-    began = time.monotonic()
     with pytest.raises(openai.APIStatusError) as refused:
         ask(small, "huge")
-    assert time.monotonic() - began < 10
     assert (refused.value.status_code, refused.value.code) == (422, "adapter_too_large")
     assert "LORADOCK_ADAPTER_MEMORY_BYTES" in str(refused.value)
     assert small.metric("loradock_adapter_memory_bytes") == pytest.approx(48 * PER_RANK, rel=0.05)
@@ -190,6 +181,5 @@ def test_killed_together_supervisor_and_engine_leave_no_process_that_holds_memor
     core.suspend()  # a core that hangs is where a look at a pipe would not do
     small.process.kill()
     api.kill()
-    # A zombie has ended; who inherits orphans here collects them in its own time.
-    eventually(lambda: not [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+    until_ended(children)
     small.process.wait()
