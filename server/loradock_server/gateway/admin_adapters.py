@@ -42,14 +42,14 @@ def build_router(services: Services) -> APIRouter:
         adapters = table.catalogue.adapters.values()
         return {
             "object": "list",
-            "data": [adapter_view(adapter, watch.state) for adapter in adapters],
+            "data": [adapter_view(adapter, watch.state, table.why_not_served) for adapter in adapters],
             "memory": watch.state.memory,
         }
 
     @router.get("/{name}")
     async def show_adapter(name: str) -> dict[str, Any]:
         await table.refresh()
-        return adapter_view(_adapter(services, name), watch.state)
+        return adapter_view(_adapter(services, name), watch.state, table.why_not_served)
 
     @router.get("/{name}/versions/{version}")
     async def show_version(name: str, version: int) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def build_router(services: Services) -> APIRouter:
         adapter = _adapter(services, name)
         if version not in adapter.versions:
             raise VersionNotFound(f"adapter {name!r} has no version {version}")
-        return version_view(adapter, adapter.versions[version], watch.state)
+        return version_view(adapter, adapter.versions[version], watch.state, table.why_not_served)
 
     @router.post("/{name}/versions")
     async def add_version(name: str, request: Request) -> JSONResponse:
@@ -109,7 +109,7 @@ async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
     await services.table.refresh()
     await services.pins.keep()
     await services.watch.ask()
-    return adapter_view(_adapter(services, name), services.watch.state)
+    return adapter_view(_adapter(services, name), services.watch.state, services.table.why_not_served)
 
 
 async def _from_source(services: Services, name: str, request: Request, caller: Caller) -> Registered:

@@ -25,7 +25,7 @@ def build_router(services: Services) -> APIRouter:
             for adapter in table.catalogue.adapters.values()
             if adapter.aliases.get(LIVE) in adapter.versions
         )
-        adapters = [_adapter(services, v.ref.name, v) for v in live if table.is_served(v.base_digest)]
+        adapters = [_adapter(services, v.ref.name, v) for v in live if table.why_not_served(v) is None]
         return {"object": "list", "data": [_base(services), *adapters]}
 
     @router.get("/{model}")

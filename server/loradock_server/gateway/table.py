@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import AdapterNotFound, RegistryError
 from loradock_adapters.names import LIVE, AdapterRef, ModelName
-from loradock_adapters.registry import Catalogue, Registry
+from loradock_adapters.registry import Catalogue, Registry, VersionRecord
 from loradock_server.gateway.errors import ModelNotFound
 
 POLL_SECONDS = 0.25
@@ -70,20 +70,22 @@ class RoutingTable:
             record = self.catalogue.resolve(model)
         except AdapterNotFound as error:
             raise ModelNotFound(f"model {_shown(model)} does not exist: {error}{self._nearest(model)}") from error
-        if record.base_digest != self._base.digest:
-            raise ModelNotFound(
-                f"model {_shown(model)} was registered for another base model (digest {record.base_digest[:12]}…); "
-                f"this server has {self.base_name!r} ({self._base.digest[:12]}…). Register it again to have it checked"
-            )
+        if reason := self.why_not_served(record):
+            raise ModelNotFound(f"model {_shown(model)} {reason}")
         return Target(record.ref.id, record.ref, record.digest, ModelName.parse(model).alias)
 
     def _nearest(self, model: str) -> str:
         found = difflib.get_close_matches(model[:80], [*self.catalogue.adapters, self.base_name], n=1)
         return f"; did you mean {found[0]!r}?" if found else ""
 
-    def is_served(self, base_digest: str) -> bool:
-        """Whether an adapter that was checked against this base can be answered by ours."""
-        return base_digest == self._base.digest
+    def why_not_served(self, record: VersionRecord) -> str | None:
+        """Why a registered version cannot be answered by our base, as the end of a sentence; None when it can."""
+        if record.base_digest == self._base.digest:
+            return None
+        return (
+            f"was registered for another base model (digest {record.base_digest[:12]}…); this server has "
+            f"{self.base_name!r} ({self._base.digest[:12]}…). Register it again to have it checked"
+        )
 
     async def refresh(self) -> None:
         """Read the catalogue now. Raises RegistryError; the old one stays then."""
@@ -100,7 +102,7 @@ class RoutingTable:
         for name in sorted(since, key=lambda name: (since[name], name)):
             adapter = self.catalogue.adapters[name]
             live = adapter.versions.get(adapter.aliases.get(LIVE, 0))
-            if live is not None and self.is_served(live.base_digest):
+            if live is not None and self.why_not_served(live) is None:
                 yield live.ref.id, live.digest
 
     async def follow(self) -> None:
