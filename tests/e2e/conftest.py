@@ -42,6 +42,7 @@ def server(base: BaseModel, traces: Receiver) -> Iterator[Server]:
         base.folder,
         "--adapters-from",
         str(EXAMPLES),
+        LORADOCK_COMPILE="true",
         OTEL_EXPORTER_OTLP_ENDPOINT=traces.endpoint,
         OTEL_BSP_SCHEDULE_DELAY="200",
     ) as running:
@@ -57,6 +58,7 @@ def exact(base: BaseModel) -> Iterator[Server]:
     """
     with run_server(
         base.folder,
+        LORADOCK_COMPILE="true",
         LORADOCK_DTYPE="float32",
         LORADOCK_MAX_LORAS="8",
         LORADOCK_MAX_CPU_LORAS="12",

@@ -20,6 +20,7 @@ import openai
 import psutil
 
 ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "var/cache"
 EXAMPLES = ROOT / "adapters/examples"
 LORADOCK = Path(sys.executable).with_name("loradock")
 START_SECONDS = 480
@@ -144,7 +145,11 @@ def run_server(base: Path, *flags: str, **variables: str) -> Iterator[Server]:
     home = Path(tempfile.mkdtemp(prefix="loradock-e2e-"))
     output = home / "printed.log"
     env = {name: value for name, value in os.environ.items() if not name.startswith("LORADOCK_")}
-    env |= {"LORADOCK_HOME": str(home), "LORADOCK_PORT": "0", "LORADOCK_MODEL": str(base), **variables}
+    env |= {"LORADOCK_HOME": str(home), "LORADOCK_PORT": "0", "LORADOCK_MODEL": str(base)}
+    # Compiling takes over a minute for each configuration, and is kept here as it is in a home that stays: the two
+    # servers that most tests share do it (conftest), others are there for other things.
+    env["LORADOCK_COMPILE"] = "false"
+    env |= {"VLLM_CACHE_ROOT": str(CACHE / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "inductor"), **variables}
     with output.open("wb") as sink:
         process = subprocess.Popen(
             [LORADOCK, "serve", *flags],

@@ -47,6 +47,8 @@ class LaunchOrder:
     metrics_adapter_limit: int
     log_level: str
     engine_args: tuple[str, ...]
+    compile: bool
+    cache_root: str
     start_timeout: float = 600.0
     hang_timeout: float = 30.0
     admission: Rules = Rules()
@@ -95,6 +97,8 @@ def vllm_flags(order: LaunchOrder, *, on_cpu: bool, trace_endpoint: str | None) 
             f"--kv-cache-memory-bytes={order.kv_cache_bytes}",
             "--worker-extension-cls=loradock_server.engine.vllm_compat.WorkerExtension",
         ]
+        if not order.compile:
+            flags.append("--enforce-eager")
     if trace_endpoint:
         flags.append(f"--otlp-traces-endpoint={trace_endpoint}")
     return [*flags, *order.engine_args]
@@ -111,14 +115,16 @@ def trace_endpoint(env: Mapping[str, str]) -> str | None:
     return None
 
 
-def process_environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of an engine process: ours, made safe for serving."""
+def process_environment(cache_root: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of an engine process: ours, made safe for serving. Compiled models are kept in `cache_root`."""
     result = dict(env)
     # vLLM's own way to load adapters at run time is unauthenticated and takes any path: never, whatever is set.
     result.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
     # Where this names the plugins to load, ours must be among them, or base rows are answered by adapters (map: H1).
     if (plugins := result.get("VLLM_PLUGINS")) is not None and PLUGIN not in plugins.split(","):
         result["VLLM_PLUGINS"] = ",".join(filter(None, (plugins, PLUGIN)))
+    result.setdefault("VLLM_CACHE_ROOT", f"{cache_root}/vllm")
+    result.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{cache_root}/inductor")
     result.setdefault("VLLM_NO_USAGE_STATS", "1")
     result.setdefault("OTEL_SERVICE_NAME", "loradock-engine")
     # OTLP over HTTP, as in our gateway; vLLM's own default would be gRPC.
@@ -155,6 +161,8 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         metrics_adapter_limit=settings.metrics_adapter_limit,
         log_level=settings.log_level,
         engine_args=settings.engine_args,
+        compile=settings.compile,
+        cache_root=str(settings.home.absolute() / "cache"),
         start_timeout=settings.engine_start_timeout,
         hang_timeout=settings.hang_timeout,
         admission=Rules(

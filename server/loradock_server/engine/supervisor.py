@@ -87,7 +87,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env=process_environment(),
+                env=process_environment(order.cache_root),
                 start_new_session=True,  # a process group of its own, so that nothing of it can survive it
             )
         self.process = process

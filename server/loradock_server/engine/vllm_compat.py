@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -19,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 import vllm
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import Span
 from prometheus_client import REGISTRY
+from vllm.config import CompilationMode
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -43,6 +47,7 @@ from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.request import RequestStatus
+from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.peft_folder import WEIGHTS_FILE
@@ -73,6 +78,11 @@ def version_warning() -> str | None:
 
 def on_cpu() -> bool:
     return bool(current_platform.is_cpu())
+
+
+def compiler_there() -> bool:
+    """Whether torch finds the C++ compiler that it compiles models with."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 # --- Building vLLM's application -------------------------------------------------------------------------------
@@ -467,6 +477,8 @@ def use_segmented_kernels() -> None:
     platform = type(current_platform)
     if platform.get_punica_wrapper() == KERNELS:
         return
+    from .kernels import operator
+
     platform.get_punica_wrapper = classmethod(lambda cls: KERNELS)
     manager = LoRAModelManager
     create_modules, add_adapter, leave_slot = (
@@ -516,10 +528,43 @@ def use_segmented_kernels() -> None:
     manager._add_adapter = add_packed
     manager.activate_adapter = enter_slot
     manager._deactivate_adapter = leave_and_drop
+    # Compiled or not, a layer adds its deltas by our operator; adapters of zeros to warm it up with tell us nothing.
+    BaseLinearLayerWithLoRA._apply_lora_to_output = operator.apply_lora_to_output
+    LoRAModelRunnerMixin.maybe_dummy_run_with_lora = lambda *_, **__: contextlib.nullcontext()
+    _compile_with_lora(platform)
+
+
+def _compile_with_lora(platform: Any) -> None:
+    """Let vLLM compile the model on CPU, which it does with LoRA off only; --enforce-eager still has its way."""
+    check = platform.check_and_update_config.__func__
+    load_compiled = torch.compiler.load_compiled_function
+
+    def check_and_compile(cls: Any, config: Any) -> None:
+        wanted = config.compilation_config.mode
+        check(cls, config)
+        if config.lora_config is None or wanted != CompilationMode.VLLM_COMPILE:
+            return
+        if compiler_there():
+            config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
+        else:
+            log.warning("no C++ compiler (g++, or CXX) is there: the model is not compiled, about a fifth slower")
+
+    def load_and_complete(*args: Any, **kwargs: Any) -> Any:
+        loaded = load_compiled(*args, **kwargs)
+        # vLLM 0.32 asks of what it kept in an earlier start to finish loading; what it keeps for CPU needs no such
+        # thing and has no such method, so vLLM would throw it away and compile again in each start.
+        function = loaded._artifacts.compiled_fn
+        if not hasattr(function, "finalize_loading"):
+            function.finalize_loading = lambda config: None
+        return loaded
+
+    platform.check_and_update_config = classmethod(check_and_compile)
+    torch.compiler.load_compiled_function = load_and_complete
 
 
 def _adopt(module: Any) -> LayerSlots | None:
     """Give a wrapped linear layer our slots instead of its padded buffers, whose shapes it keeps without memory."""
+    from .kernels import operator
     from .kernels.punica import SegmentedPunica
     from .kernels.slots import LayerSlots
 
@@ -530,6 +575,7 @@ def _adopt(module: Any) -> LayerSlots | None:
     module.lora_a_stacked = tuple(a.new_empty(slots, 1, 0, features) for a in module.lora_a_stacked)
     module.lora_b_stacked = tuple(b.new_empty(slots, 1, b.shape[2], 0) for b in module.lora_b_stacked)
     SegmentedPunica.layers[id(module.lora_a_stacked)] = layer
+    operator.adopt(module)
     return layer
 
 

@@ -32,7 +32,9 @@ def test_traces_go_where_the_standard_variables_say(env: dict[str, str], url: st
 
 
 def test_vllms_own_unsafe_adapter_loading_is_never_switched_on() -> None:
-    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in process_environment({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"})
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in process_environment(
+        "/cache", {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,4 +45,4 @@ def test_our_plugin_is_loaded_whatever_list_of_plugins_the_operator_has_set(
     plugins: str | None, loaded: str | None
 ) -> None:
     env = {} if plugins is None else {"VLLM_PLUGINS": plugins}
-    assert process_environment(env).get("VLLM_PLUGINS") == loaded
+    assert process_environment("/cache", env).get("VLLM_PLUGINS") == loaded

@@ -40,6 +40,7 @@ def order(tmp_path: Path) -> LaunchOrder:
         max_cpu_loras=1, adapter_memory_bytes=1, max_rank=8, max_adapter_bytes=1, max_model_len=16, dtype="auto",
         kv_cache_bytes=1,
         drain_timeout=1, metrics_adapter_limit=1, log_level="info", engine_args=("--seed=1",),
+        compile=True, cache_root="/cache",
     )  # fmt: skip
 
 

@@ -165,4 +165,6 @@ def order() -> LaunchOrder:
         metrics_adapter_limit=1,
         log_level="info",
         engine_args=("--seed=7",),
+        compile=True,
+        cache_root="/cache",
     )
