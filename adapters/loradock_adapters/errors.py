@@ -5,6 +5,7 @@
     │   ├── InvalidName           (ValueError)
     │   ├── AdapterRejected       (ValueError)   .report
     │   ├── AdapterUnreadable                    .where
+    │   │   └── AdapterMalformed
     │   └── AdapterNotFound       (LookupError)
     │       └── VersionNotFound
     ├── StoreError
@@ -48,11 +49,15 @@ class AdapterRejected(AdapterError, ValueError):
 
 
 class AdapterUnreadable(AdapterError):
-    """A file of an adapter is missing, malformed or too large; `where` names the file (or tensor)."""
+    """A file of an adapter is missing or cannot be read; `where` names the file (or tensor)."""
 
     def __init__(self, message: str, *, where: str) -> None:
         self.where = where
         super().__init__(f"{where}: {message}")
+
+
+class AdapterMalformed(AdapterUnreadable):
+    """A file of an adapter could be read, and is not what it should be."""
 
 
 class AdapterNotFound(AdapterError, LookupError):
