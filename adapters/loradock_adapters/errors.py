@@ -6,6 +6,7 @@
     │   ├── AdapterRejected       (ValueError)   .report
     │   ├── AdapterUnreadable                    .where
     │   │   └── AdapterMalformed
+    │   ├── RepairRefused
     │   └── AdapterNotFound       (LookupError)
     │       └── VersionNotFound
     ├── StoreError
@@ -58,6 +59,10 @@ class AdapterUnreadable(AdapterError):
 
 class AdapterMalformed(AdapterUnreadable):
     """A file of an adapter could be read, and is not what it should be."""
+
+
+class RepairRefused(AdapterError):
+    """A repair of an adapter cannot be done as asked; seen by whoever asked for it."""
 
 
 class AdapterNotFound(AdapterError, LookupError):

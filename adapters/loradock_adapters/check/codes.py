@@ -128,7 +128,7 @@ MEANINGS: Mapping[Code, Meaning] = MappingProxyType(
         Code.BD_LORA: Meaning("Block-diagonal LoRA.", _RETRAIN),
         Code.QALORA: Meaning("QALoRA: inputs are pooled before lora_A.", _RETRAIN),
         Code.VARIANT: Meaning(
-            "Another variant the engine does not compute: Arrow, KaSA, MonteCLoRA, Megatron.", _RETRAIN
+            "Another variant with parts the engine does not know: Arrow, KaSA, MonteCLoRA, VeLoRA, Megatron.", _RETRAIN
         ),
         Code.UNCONVERTED_INIT: Meaning(
             "PiSSA, OLoRA, CorDA or LoftQ as trained: it fits a changed base model, not the one served.",

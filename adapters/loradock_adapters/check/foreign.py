@@ -18,7 +18,7 @@ _VARIANT_MARKS: Mapping[str, tuple[Code, str]] = {
     "trainable_tokens_original": (Code.TRAINABLE_TOKENS, "rows of the embeddings"),
     "lora_diag": (Code.VARIANT, "singular values of KaSA"),
     "lora_monteclora_sampler": (Code.VARIANT, "a sampler of MonteCLoRA"),
-    "lora_mobius": (Code.VARIANT, "a part of another method"),
+    "lora_velora_embed": (Code.VARIANT, "projections of VeLoRA"),
 }
 
 

@@ -26,10 +26,14 @@ Pairs = Mapping[str, Mapping[str, TensorInfo]]
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """`pairs`: tensors by module and side ("A", "B"). `renames`: what PEFT would call those with other names."""
+    """`pairs`: tensors by module and side ("A", "B"). `renames`: what PEFT would call those with other names.
+
+    `called`: what a renamed module was called in training, as the configuration may still have it.
+    """
 
     pairs: Pairs = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,17 @@ def read_keys(file: TensorFile, facts: LoraFacts, base: BaseModel | None, findin
             Code.KEY_NAMES, WEIGHTS_FILE, f"{len(renames)} tensors are named like {old}", f"PEFT calls that one {new}"
         )
     pairs: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
+    called: dict[str, str] = {}
     for half in halves:
         name = renames.get(half.info.name, half.info.name)
         if name.startswith(TENSOR_PREFIX) and name.endswith(f".lora_{half.side}.weight"):
-            pairs[name[len(TENSOR_PREFIX) : -len(".lora_A.weight")]][half.side] = half.info
+            module = name[len(TENSOR_PREFIX) : -len(".lora_A.weight")]
+            pairs[module][half.side] = half.info
+            if half.info.name in renames:
+                called[module] = half.stem.removeprefix(TENSOR_PREFIX)
         else:
             check_foreign(half.info, base, findings)
-    return Keys(pairs, renames)
+    return Keys(pairs, renames, called)
 
 
 def _half(info: TensorInfo) -> _Half | None:

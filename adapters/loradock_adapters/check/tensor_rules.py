@@ -14,7 +14,7 @@ from loradock_adapters.check.config_facts import LoraFacts
 from loradock_adapters.check.findings import Findings, shortened
 from loradock_adapters.check.foreign import EMBEDDINGS
 from loradock_adapters.check.key_rules import Keys, Pairs
-from loradock_adapters.check.targets import ends_with
+from loradock_adapters.check.targets import Targets, ends_with
 from loradock_adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from loradock_adapters.safetensors_header import TensorFile, TensorInfo
 
@@ -33,7 +33,9 @@ def check_tensors(file: TensorFile, keys: Keys, facts: LoraFacts, base: BaseMode
             _check_against_base(module, pair, base, findings)
     if not file.tensors:
         findings.fault(Code.NO_TENSORS, WEIGHTS_FILE, "no tensors", "an adapter has A and B tensors")
-    _check_targets(keys.pairs, facts, base, findings)
+    _check_names(keys.pairs, facts, base, findings)
+    if facts.targets.known:
+        _check_selection(keys, facts.targets, base, findings)
 
 
 def _check_pair(module: str, pair: Mapping[str, TensorInfo], findings: Findings) -> None:
@@ -83,9 +85,8 @@ def _check_against_base(module: str, pair: Mapping[str, TensorInfo], base: BaseM
             )
 
 
-def _check_targets(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, findings: Findings) -> None:
-    targets = facts.targets
-    for name in targets.names:
+def _check_names(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, findings: Findings) -> None:
+    for name in facts.targets.names:
         if name.rpartition(".")[2] in EMBEDDINGS:
             findings.fault(
                 Code.EMBEDDING,
@@ -103,10 +104,12 @@ def _check_targets(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, findi
                     NoteCode.UNUSED_TARGET,
                     f"target module {shortened(name)!r} exists neither in {base.name} nor among the tensors",
                 )
-    if not targets.known:
-        return
-    for module in pairs:
-        if (base is None or module in base.modules) and not targets.selects(module):
+
+
+def _check_selection(keys: Keys, targets: Targets, base: BaseModel | None, findings: Findings) -> None:
+    for module in keys.pairs:
+        old = keys.called.get(module, module)
+        if (base is None or module in base.modules) and not targets.selects(module) and not targets.selects(old):
             findings.fault(
                 Code.UNTARGETED_TENSORS,
                 f"{WEIGHTS_FILE}: {module}",
@@ -114,7 +117,7 @@ def _check_targets(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, findi
                 "PEFT would not load it",
             )
     for module in base.modules if base else ():
-        if module not in pairs and targets.selects(module):
+        if module not in keys.pairs and targets.selects(module):
             findings.fault(
                 Code.MISSING_TENSORS, f"{CONFIG_FILE}: target_modules", f"no tensors for {module}", "it is targeted"
             )
