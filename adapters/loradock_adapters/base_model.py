@@ -62,27 +62,30 @@ class BaseModel:
     hub_id: str = ""
 
     @classmethod
-    def read(cls, folder: Path, *, name: str | None = None) -> BaseModel:
+    def read(
+        cls, folder: Path, *, name: str | None = None, modules: Mapping[str, LinearShape] | None = None
+    ) -> BaseModel:
         """Read a local model folder; `name` overrides the recorded name or the folder's.
 
-        Raises BaseModelError if it is not a transformers folder with unquantised safetensors.
+        Who knows the `modules` need not have the weights; then there is a digest only if one is recorded, else it
+        is empty. Raises BaseModelError if it is not a transformers folder with unquantised safetensors.
         """
         config = _json(folder / "config.json")
         record = _json(folder / RECORD_FILE) if (folder / RECORD_FILE).exists() else {}
         hub_id = str(record.get("hub_id") or _hub_id(folder))
-        modules = dict(_linear_modules(folder))
-        if not modules:
+        found = dict(_linear_modules(folder) if modules is None else modules)
+        if not found:
             raise BaseModelError(f"{folder} holds no linear layers in its safetensors files; give a language model")
         text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
         architectures = config.get("architectures")
         return cls(
             folder=folder,
             name=name or str(record.get("name") or hub_id or folder.resolve().name),
-            digest=str(record["digest"]) if "digest" in record else base_digest(folder),
+            digest=str(record["digest"]) if "digest" in record else base_digest(folder) if modules is None else "",
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
             architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "",
             vocab_size=_whole(text, "vocab_size", folder),
-            modules=MappingProxyType(modules),
+            modules=MappingProxyType(found),
             hub_id=hub_id,
         )
 
@@ -91,6 +94,11 @@ def _hub_id(folder: Path) -> str:
     # The hub's cache: models--org--name/snapshots/<revision>
     found = _CACHED.fullmatch(folder.parent.parent.name) if folder.parent.name == "snapshots" else None
     return f"{found[1]}/{found[2]}" if found else ""
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder holds weights, or an index of them, and not only a configuration."""
+    return any((folder / name).exists() for name in (INDEX_FILE, SINGLE_FILE))
 
 
 def base_files(folder: Path) -> tuple[str, ...]:

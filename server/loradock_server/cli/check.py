@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from loradock_adapters.base_model import BaseModel
+from loradock_adapters.base_config import read_from_config
+from loradock_adapters.base_model import BaseModel, has_weights
 from loradock_adapters.check import Limits, check_adapter
 from loradock_adapters.errors import BaseModelError
 from loradock_adapters.faults import Report
@@ -31,7 +32,8 @@ def check(
         typer.Option(
             "--base",
             metavar="DIR",
-            help="Folder of the base model. Without it: the one this home folder's server serves.",
+            help="Folder of the base model, with its weights or, where transformers is installed, its config.json "
+            "alone. Without it: the one this home folder's server serves.",
         ),
     ] = None,
     no_base: Annotated[
@@ -101,9 +103,16 @@ def _repaired(path: Path, out: Path, model: BaseModel | None, limits: Limits, in
 
 def _base_model(folder: Path) -> BaseModel:
     try:
-        return BaseModel.read(require_base(folder))
+        return BaseModel.read(require_base(folder)) if has_weights(folder) else _from_config(folder)
     except BaseModelError as error:
         raise Unreadable(str(error), fix="name another folder with --base DIR") from error
+
+
+def _from_config(folder: Path) -> BaseModel:
+    require_base(folder)
+    if not (folder / "config.json").exists():
+        raise BaseModelError(f"{folder} has no config.json; give a folder as transformers saves it")
+    return read_from_config(folder)
 
 
 def _document(path: Path, model: BaseModel | None, report: Report) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ pytest.importorskip("transformers")
 import peft
 import torch
 
+from loradock_adapters.base_config import read_from_config
 from loradock_adapters.check import Code, NoteCode, check_adapter
 from loradock_adapters.check.adapter import judge
 from loradock_adapters.check.fields import KNOWN_FIELDS
+from loradock_adapters.errors import BaseModelError
 from loradock_adapters.peft_folder import WEIGHTS_FILE
 from tests.adapters.corpus.case import Case
 from tests.adapters.corpus.damaged import DAMAGED
@@ -92,3 +95,18 @@ def test_the_scales_are_those_that_vllm_takes_too(world: World, tmp_path: Path) 
 
 def test_every_field_of_pefts_configuration_is_known() -> None:
     assert {field.name for field in dataclasses.fields(peft.LoraConfig)} <= KNOWN_FIELDS
+
+
+def test_the_configuration_alone_gives_the_modules_that_the_weights_have(world: World, tmp_path: Path) -> None:
+    for name in ("config.json", "loradock-base.json"):
+        shutil.copy(world.base.folder / name, tmp_path)
+
+    base = read_from_config(tmp_path)
+
+    assert dict(base.modules) == dict(world.base.modules)
+    assert (base.name, base.hub_id, base.digest) == (world.base.name, world.base.hub_id, world.base.digest)
+    (tmp_path / "loradock-base.json").unlink()
+    assert read_from_config(tmp_path).digest == ""
+    (tmp_path / "config.json").write_text('{"model_type": "nothing-known"}')
+    with pytest.raises(BaseModelError, match="cannot build"):
+        read_from_config(tmp_path)
