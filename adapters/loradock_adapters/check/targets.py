@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,9 @@ _NAME = re.compile(r"[A-Za-z0-9_.]+")
 class Targets:
     """`names` is empty where a pattern or all linear layers are targeted. `known` is False where we cannot tell."""
 
-    names: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
     pattern: re.Pattern[str] | None = None
-    excluded: tuple[str, ...] | re.Pattern[str] = ()
+    excluded: frozenset[str] | re.Pattern[str] = frozenset()
     layers: frozenset[int] | None = None
     layer_lists: tuple[str, ...] = ()
     known: bool = False
@@ -32,9 +32,9 @@ class Targets:
     def read(cls, config: Mapping[str, Any], findings: Findings) -> Targets:
         """Judge target_modules and what narrows it down."""
         value, excluded = config.get("target_modules"), config.get("exclude_modules") or ()
-        names, pattern, known = (), None, True
+        names, pattern, known = frozenset[str](), None, True
         if isinstance(value, list) and value and _strings(value):
-            names = tuple(sorted(set(value)))
+            names = frozenset(value)
         elif isinstance(value, str) and value:
             if value != ALL_LINEAR:
                 pattern = _compiled(value, "target_modules", findings)
@@ -57,7 +57,7 @@ class Targets:
         if excluded is None or lists is None or (layers is None and config.get("layers_to_transform")):
             return cls(names)
         if not isinstance(excluded, re.Pattern):
-            excluded = tuple(excluded)
+            excluded = frozenset(excluded)
         return cls(names, pattern, excluded, layers, lists, known)
 
     def selects(self, module: str) -> bool:
@@ -65,13 +65,13 @@ class Targets:
         if isinstance(self.excluded, re.Pattern):
             if self.excluded.fullmatch(module):
                 return False
-        elif any(ends_with(module, name) for name in self.excluded):
+        elif not self.excluded.isdisjoint(endings(module)):
             return False
         if not self.names:
             return self.pattern is None or self.pattern.fullmatch(module) is not None
         if module in self.names:
             return True
-        return any(ends_with(module, name) for name in self.names) and self._in_layers(module)
+        return not self.names.isdisjoint(endings(module)) and self._in_layers(module)
 
     def _in_layers(self, module: str) -> bool:
         if self.layers is None:
@@ -83,9 +83,11 @@ class Targets:
         return found is not None and int(found[1]) in self.layers
 
 
-def ends_with(module: str, name: str) -> bool:
-    """Whether the module is meant by a target's name."""
-    return module == name or module.endswith(f".{name}")
+def endings(module: str) -> Iterator[str]:
+    """Every name that means this module in a list of targets: its own, and what follows each of its dots."""
+    while module:
+        yield module
+        module = module.partition(".")[2]
 
 
 def _compiled(pattern: str, field: str, findings: Findings) -> re.Pattern[str] | None:

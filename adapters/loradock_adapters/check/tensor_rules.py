@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from loradock_adapters.base_model import BaseModel, LinearShape
 from loradock_adapters.check.codes import Code, NoteCode
 from loradock_adapters.check.config_facts import LoraFacts
-from loradock_adapters.check.findings import Findings, shortened
+from loradock_adapters.check.findings import Findings, listed, shortened
 from loradock_adapters.check.foreign import EMBEDDINGS
 from loradock_adapters.check.key_rules import Keys, Pairs
-from loradock_adapters.check.targets import Targets, ends_with
+from loradock_adapters.check.targets import Targets, endings
 from loradock_adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from loradock_adapters.safetensors_header import TensorFile, TensorInfo
 
@@ -86,7 +86,9 @@ def _check_against_base(module: str, pair: Mapping[str, TensorInfo], base: BaseM
 
 
 def _check_names(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, findings: Findings) -> None:
-    for name in facts.targets.names:
+    unused: list[str] = []
+    meant = {name for module in (*pairs, *(base.modules if base else ())) for name in endings(module)}
+    for name in sorted(facts.targets.names):
         if name.rpartition(".")[2] in EMBEDDINGS:
             findings.fault(
                 Code.EMBEDDING,
@@ -94,16 +96,17 @@ def _check_names(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, finding
                 shortened(name),
                 "the engine serves adapters of linear layers only",
             )
-        elif not any(ends_with(module, name) for module in (*pairs, *(base.modules if base else ()))):
+        elif name not in meant:
             if base is None:
                 findings.fault(
                     Code.MISSING_TENSORS, f"{CONFIG_FILE}: target_modules", f"{name} has no tensors", "at least one"
                 )
             else:
-                findings.note(
-                    NoteCode.UNUSED_TARGET,
-                    f"target module {shortened(name)!r} exists neither in {base.name} nor among the tensors",
-                )
+                unused.append(name)
+    if unused and base is not None:
+        findings.note(
+            NoteCode.UNUSED_TARGET, f"targets that neither {base.name} nor the tensors have: {listed(unused)}"
+        )
 
 
 def _check_selection(keys: Keys, targets: Targets, base: BaseModel | None, findings: Findings) -> None:

@@ -64,7 +64,7 @@ def _known(base: BaseModel, tokens: Mapping[str, int]) -> set[str]:
         if isinstance(model, dict) and isinstance(model.get("vocab"), dict):
             ours |= model["vocab"]
         if isinstance(added, list):
-            ours |= {entry["content"]: entry["id"] for entry in added if isinstance(entry, dict)}
+            ours |= {_content(entry): entry.get("id", -1) for entry in added if isinstance(entry, dict)}
     return {text for text, number in tokens.items() if ours.get(text) == number}
 
 

@@ -259,6 +259,17 @@ def test_a_thousand_equal_faults_are_told_shortly_and_quickly(tmp_path: Path, ba
     assert len(json.dumps(report.as_dict())) < 20_000
 
 
+def test_lists_and_patterns_as_long_as_json_allows_are_judged(tmp_path: Path, base: BaseModel) -> None:
+    targets = [*lora_config()["target_modules"], *(f"t{number}" for number in range(60_000))]
+    strangers = {f"base_model.model.x.{n}.{'a.' * 60}q.lora_A.weight": ones(1, 1) for n in range(10_000)}
+    patterns = {rf"q{n}\.[a-z]*": 4 for n in range(60)}
+    config = lora_config(target_modules=targets, exclude_modules=targets[10:20_000], alpha_pattern=patterns)
+    report = checked(tmp_path, base, config=config, tensors={**lora_tensors(), **strangers})
+    assert codes(report) == {"too_large", "unknown_module", "incomplete_pair"}
+    assert [note.code for note in report.notes] == ["unused_target"]
+    assert len(json.dumps(report.as_dict())) < 20_000
+
+
 def test_the_nearest_module_is_named_for_an_unknown_one(tmp_path: Path, base: BaseModel) -> None:
     tensors = {name.replace("q_proj", "q_porj"): array for name, array in lora_tensors().items()}
     report = checked(tmp_path, base, tensors=tensors)
