@@ -6,6 +6,7 @@ Read from config.json and the safetensors headers, without loading a weight. It 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MAX_JSON_BYTES = 64 << 20  # indexes of large models are megabytes
 
+_CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 # Two-dimensional weights that are no linear layer, or that adapters cannot change here.
 _NOT_LINEAR = frozenset(
@@ -45,7 +47,10 @@ class LinearShape:
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """`modules` maps names as in the checkpoint ("model.layers.0.mlp.up_proj") to shapes."""
+    """`modules` maps names as in the checkpoint ("model.layers.0.mlp.up_proj") to shapes.
+
+    `hub_id` is "org/name", or empty where nothing proves one.
+    """
 
     folder: Path
     name: str
@@ -54,29 +59,46 @@ class BaseModel:
     architecture: str
     vocab_size: int
     modules: Mapping[str, LinearShape]
+    hub_id: str = ""
 
     @classmethod
-    def read(cls, folder: Path, *, name: str | None = None) -> BaseModel:
+    def read(
+        cls, folder: Path, *, name: str | None = None, modules: Mapping[str, LinearShape] | None = None
+    ) -> BaseModel:
         """Read a local model folder; `name` overrides the recorded name or the folder's.
 
-        Raises BaseModelError if it is not a transformers folder with unquantised safetensors.
+        Who knows the `modules` need not have the weights; then there is a digest only if one is recorded, else it
+        is empty. Raises BaseModelError if it is not a transformers folder with unquantised safetensors.
         """
         config = _json(folder / "config.json")
         record = _json(folder / RECORD_FILE) if (folder / RECORD_FILE).exists() else {}
-        modules = dict(_linear_modules(folder))
-        if not modules:
+        hub_id = str(record.get("hub_id") or _hub_id(folder))
+        found = dict(_linear_modules(folder) if modules is None else modules)
+        if not found:
             raise BaseModelError(f"{folder} holds no linear layers in its safetensors files; give a language model")
         text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
         architectures = config.get("architectures")
         return cls(
             folder=folder,
-            name=name or str(record.get("name") or folder.resolve().name),
-            digest=str(record["digest"]) if "digest" in record else base_digest(folder),
+            name=name or str(record.get("name") or hub_id or folder.resolve().name),
+            digest=str(record["digest"]) if "digest" in record else base_digest(folder) if modules is None else "",
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
             architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "",
             vocab_size=_whole(text, "vocab_size", folder),
-            modules=MappingProxyType(modules),
+            modules=MappingProxyType(found),
+            hub_id=hub_id,
         )
+
+
+def _hub_id(folder: Path) -> str:
+    # The hub's cache: models--org--name/snapshots/<revision>
+    found = _CACHED.fullmatch(folder.parent.parent.name) if folder.parent.name == "snapshots" else None
+    return f"{found[1]}/{found[2]}" if found else ""
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder holds weights, or an index of them, and not only a configuration."""
+    return any((folder / name).exists() for name in (INDEX_FILE, SINGLE_FILE))
 
 
 def base_files(folder: Path) -> tuple[str, ...]:

@@ -5,6 +5,8 @@
     │   ├── InvalidName           (ValueError)
     │   ├── AdapterRejected       (ValueError)   .report
     │   ├── AdapterUnreadable                    .where
+    │   │   └── AdapterMalformed
+    │   ├── RepairRefused
     │   └── AdapterNotFound       (LookupError)
     │       └── VersionNotFound
     ├── StoreError
@@ -48,11 +50,19 @@ class AdapterRejected(AdapterError, ValueError):
 
 
 class AdapterUnreadable(AdapterError):
-    """A file of an adapter is missing, malformed or too large; `where` names the file (or tensor)."""
+    """A file of an adapter is missing or cannot be read; `where` names the file (or tensor)."""
 
     def __init__(self, message: str, *, where: str) -> None:
         self.where = where
         super().__init__(f"{where}: {message}")
+
+
+class AdapterMalformed(AdapterUnreadable):
+    """A file of an adapter could be read, and is not what it should be."""
+
+
+class RepairRefused(AdapterError):
+    """A repair of an adapter cannot be done as asked; seen by whoever asked for it."""
 
 
 class AdapterNotFound(AdapterError, LookupError):

@@ -1,4 +1,4 @@
-"""What a check found: faults, warnings and the facts it measured. Plain values; it judges nothing itself."""
+"""What a check found: faults, notes and the facts it measured. Plain values; it judges nothing itself."""
 
 from __future__ import annotations
 
@@ -27,11 +27,19 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """One thing that is worth knowing and no reason to refuse: `code` for programs, `text` for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The whole judgement. Numbers that could not be read are 0; sizes are in bytes."""
 
     faults: tuple[Fault, ...]
-    warnings: tuple[str, ...]
+    notes: tuple[Note, ...]
     rank: int
     alpha: float
     target_modules: tuple[str, ...]
@@ -41,6 +49,16 @@ class Report:
     @property
     def ok(self) -> bool:
         return not self.faults
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything could be read: where not, the faults that are missing prove nothing."""
+        return all(fault.code != "unreadable" for fault in self.faults)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The notes' texts."""
+        return tuple(note.text for note in self.notes)
 
     def raise_if_faulty(self) -> None:
         """Raise AdapterRejected, which carries this report, unless it is clean."""
@@ -53,6 +71,7 @@ class Report:
             "ok": self.ok,
             "faults": [fault.as_dict() for fault in self.faults],
             "warnings": list(self.warnings),
+            "notes": [asdict(note) for note in self.notes],
             "rank": self.rank,
             "alpha": self.alpha,
             "target_modules": list(self.target_modules),

@@ -12,6 +12,10 @@ from io import BufferedReader
 from pathlib import Path
 
 
+class FileTooLarge(OSError):
+    """A file holds more bytes than its reader allows."""
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open for reading; OSError if there is nothing, or anything but a regular file."""
     # Without O_NONBLOCK, opening a named pipe would wait for ever.
@@ -23,11 +27,11 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_capped(path: Path, limit_bytes: int) -> bytes:
-    """The whole file; OSError as above, or if it holds more than the limit."""
+    """The whole file; OSError as above, FileTooLarge if it holds more than the limit."""
     with open_regular(path) as file:
         data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
-        raise OSError(f"{path.name} is larger than {limit_bytes} bytes")
+        raise FileTooLarge(f"{path.name} is larger than {limit_bytes} bytes")
     return data
 
 

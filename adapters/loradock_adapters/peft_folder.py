@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from loradock_adapters.errors import AdapterUnreadable
-from loradock_adapters.files import read_capped
+from loradock_adapters.errors import AdapterMalformed, AdapterUnreadable
+from loradock_adapters.files import FileTooLarge, read_capped
 from loradock_adapters.safetensors_header import TensorFile
 from loradock_adapters.strict_json import parse_object
 
@@ -24,6 +24,15 @@ README_FILE = "README.md"
 REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 ADAPTER_FILES = frozenset({*REQUIRED_FILES, MANIFEST_FILE, README_FILE})
 """The files that belong to an adapter. Trainers leave others there: tokenizers, plots, optimizer states."""
+
+PICKLED_WEIGHTS = ("adapter_model.bin", "adapter_model.pt")
+"""Where PEFT and others once kept weights. Nothing here reads them."""
+
+TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+JUDGED_FILES = frozenset({TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, ADDED_TOKENS_FILE})
+"""Read for the judgement where they lie beside an adapter, and never stored."""
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -87,10 +96,10 @@ def size_of(folder: Path, files: tuple[str, ...]) -> int:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object of at most 1 MiB, read strictly. Raises AdapterUnreadable."""
+    """A JSON object of at most 1 MiB, read strictly. Raises AdapterUnreadable or AdapterMalformed."""
     try:
         return MappingProxyType(parse_object(read_capped(path, MAX_JSON_BYTES)))
+    except (FileTooLarge, ValueError) as error:
+        raise AdapterMalformed(str(error), where=path.name) from error
     except OSError as error:
         raise AdapterUnreadable(error.strerror or str(error), where=path.name) from error
-    except ValueError as error:
-        raise AdapterUnreadable(str(error), where=path.name) from error

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loradock_adapters.errors import AdapterUnreadable
+from loradock_adapters.errors import AdapterMalformed, AdapterUnreadable
 from loradock_adapters.files import open_regular
 from loradock_adapters.strict_json import parse_object
 
@@ -75,7 +75,7 @@ class TensorFile:
 
     @classmethod
     def open(cls, path: Path, *, max_header_bytes: int = MAX_HEADER_BYTES) -> TensorFile:
-        """Read and check the header. Raises AdapterUnreadable, whose message says what is wrong."""
+        """Read and check the header. Raises AdapterUnreadable or AdapterMalformed, whose message says what is wrong."""
         try:
             with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
@@ -84,8 +84,10 @@ class TensorFile:
             if len(header) < length:
                 raise ValueError("the file became shorter while it was read")
             return cls._parse(path, parse_object(header), 8 + length, size)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise AdapterUnreadable(_reason(error), where=path.name) from error
+        except ValueError as error:
+            raise AdapterMalformed(str(error), where=path.name) from error
 
     def read(self, name: str) -> NDArray[Any]:
         """One floating-point tensor; BF16 comes as float32, the others as they are.
@@ -184,5 +186,5 @@ def _shown(name: str) -> str:
     return repr(name if len(name) <= 120 else name[:117] + "...")
 
 
-def _reason(error: OSError | ValueError) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,7 +1,8 @@
 """Judging whether an adapter can be served on a base model: every fault at once, before it is stored."""
 
 from loradock_adapters.check.adapter import check_adapter
+from loradock_adapters.check.codes import Code, NoteCode
 from loradock_adapters.check.limits import Limits
-from loradock_adapters.faults import Fault, Report
+from loradock_adapters.faults import Fault, Note, Report
 
-__all__ = ["Fault", "Limits", "Report", "check_adapter"]
+__all__ = ["Code", "Fault", "Limits", "Note", "NoteCode", "Report", "check_adapter"]

@@ -5,19 +5,28 @@ It decides nothing about who may register what; it knows the files, the base mod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.check.config_rules import LoraFacts, check_config
-from loradock_adapters.check.findings import Findings, shortened
+from loradock_adapters.check.base_rules import check_base
+from loradock_adapters.check.codes import NoteCode
+from loradock_adapters.check.config_facts import LoraFacts
+from loradock_adapters.check.config_rules import check_config
+from loradock_adapters.check.file_rules import check_files, check_size, write_down
+from loradock_adapters.check.findings import Findings
+from loradock_adapters.check.key_rules import Keys, Pairs, read_keys
 from loradock_adapters.check.limits import Limits
-from loradock_adapters.check.tensor_rules import Pairs, check_numbers, check_tensors
+from loradock_adapters.check.number_rules import check_numbers
+from loradock_adapters.check.tensor_rules import check_tensors
+from loradock_adapters.check.tokenizer_rules import check_tokenizer
 from loradock_adapters.errors import AdapterUnreadable
 from loradock_adapters.faults import Report
 from loradock_adapters.peft_folder import (
     CONFIG_FILE,
     MANIFEST_FILE,
-    REQUIRED_FILES,
     WEIGHTS_FILE,
     list_adapter_files,
     read_json,
@@ -25,97 +34,73 @@ from loradock_adapters.peft_folder import (
 )
 from loradock_adapters.safetensors_header import TensorFile
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The report, and what a repair needs to know beside it."""
+
+    report: Report
+    facts: LoraFacts
+    renames: Mapping[str, str]
 
 
 def check_adapter(folder: Path, base: BaseModel | None, limits: Limits | None = None) -> Report:
     """Judge an adapter folder. Never raises for what the folder holds: that is in the report.
 
-    Without a base model, names and shapes are checked against each other only, and a warning says so. Reads
+    Without a base model, names and shapes are checked against each other only, and a note says so. Reads
     all tensors, one at a time; blocking, some seconds per gigabyte.
     """
+    return judge(folder, base, limits).report
+
+
+def judge(folder: Path, base: BaseModel | None, limits: Limits | None = None) -> Judgement:
+    """`check_adapter`, for who also wants to know what was read."""
     limits = limits or Limits()
     findings = Findings()
+    facts, keys, size = LoraFacts(), Keys(), 0
     try:
+        # 1. The files
         files, ignored = list_adapter_files(folder)
         size = size_of(folder, files)
-    except AdapterUnreadable as error:
-        _unreadable(error, findings)
-        return _report(findings, LoraFacts(), {}, 0)
-    # 1. The files
-    _check_files(files, ignored, findings)
-    too_large = size > limits.max_bytes
-    if too_large:
-        findings.fault(
-            "too_large",
-            str(folder.name),
-            f"{size} bytes",
-            f"this server allows {limits.max_bytes}",
-            "raise LORADOCK_MAX_ADAPTER_BYTES, or train with a lower rank or fewer modules",
-        )
-    # 2. The configuration
-    facts = _config(folder, files, limits, findings)
-    if base is None:
-        findings.warn("no base model given: names and shapes were not compared with one")
-    elif _other_base(facts.base_name, base):
-        findings.warn(f"the adapter names the base model {shortened(facts.base_name)!r}, this is {base.name!r}")
-    # 3. The tensors
-    pairs: Pairs = {}
-    if WEIGHTS_FILE in files:
-        try:
+        fit = check_files(folder, files, ignored, findings)
+        bearable = check_size(folder, size, limits, findings)
+        # 2. The configuration
+        config, manifest = (_json(folder, name, fit, findings) for name in (CONFIG_FILE, MANIFEST_FILE))
+        if config is not None:
+            facts = check_config(config, limits, findings)
+        # 3. The base model
+        if base is None:
+            findings.note(NoteCode.NO_BASE, "no base model given: names and shapes were not compared with one")
+        else:
+            check_base(facts.base_name, manifest or {}, base, findings)
+            check_tokenizer(folder, base, findings)
+        # 4. The tensors; those of other methods follow other rules
+        if WEIGHTS_FILE in fit:
             tensors = TensorFile.open(folder / WEIGHTS_FILE)
-            pairs = check_tensors(tensors, facts, base, findings)
-            if not too_large:
-                check_numbers(tensors, pairs, findings)
-        except AdapterUnreadable as error:
-            _unreadable(error, findings)
-    return _report(findings, facts, pairs, size)
-
-
-def _check_files(files: tuple[str, ...], ignored: tuple[str, ...], findings: Findings) -> None:
-    for name in REQUIRED_FILES:
-        if name not in files:
-            pickled = [other for other in ignored if other.endswith(_PICKLES) and name == WEIGHTS_FILE]
-            findings.fault(
-                "pickle" if pickled else "missing_file",
-                name,
-                f"there is only {pickled[0]}" if pickled else "the file is missing",
-                "weights are read from safetensors only, pickles can run code" if pickled else "it is required",
-                "save the adapter with PEFT's save_pretrained",
-            )
-    if ignored:
-        shown = ", ".join(shortened(name, 60) for name in ignored[:10]) + (", …" if len(ignored) > 10 else "")
-        findings.warn(f"files that are not part of an adapter are left out: {shown}")
-
-
-def _config(folder: Path, files: tuple[str, ...], limits: Limits, findings: Findings) -> LoraFacts:
-    facts = LoraFacts()
-    try:
-        if CONFIG_FILE in files:
-            facts = check_config(read_json(folder / CONFIG_FILE), limits, findings)
+            if facts.is_lora:
+                keys = read_keys(tensors, facts, base, findings)
+                check_tensors(tensors, keys, facts, base, findings)
+                if bearable:
+                    # Patterns are run on the base model's names alone: a stranger's could be long and many.
+                    served = {name: keys.pairs[name] for name in keys.pairs if base is None or name in base.modules}
+                    check_numbers(tensors, served, facts, _dtype(limits, base), findings)
     except AdapterUnreadable as error:
-        _unreadable(error, findings)
+        write_down(error, findings)
+    return Judgement(_report(findings, facts, keys.pairs, size), facts, keys.renames)
+
+
+def _json(folder: Path, name: str, fit: frozenset[str], findings: Findings) -> Mapping[str, Any] | None:
     try:
-        if MANIFEST_FILE in files:
-            read_json(folder / MANIFEST_FILE)
+        return read_json(folder / name) if name in fit else None
     except AdapterUnreadable as error:
-        _unreadable(error, findings)
-    return facts
+        write_down(error, findings)
+        return None
 
 
-def _other_base(named: str, base: BaseModel) -> bool:
-    # Hubs, mirrors and local copies differ in everything but the last part of the name.
-    return bool(named) and named.rstrip("/").rpartition("/")[2].casefold() != base.name.rpartition("/")[2].casefold()
-
-
-def _unreadable(error: AdapterUnreadable, findings: Findings) -> None:
-    findings.fault(
-        "unreadable",
-        error.where,
-        str(error).removeprefix(f"{error.where}: "),
-        "the file must be sound",
-        "save the adapter with PEFT's save_pretrained, and copy it again",
-    )
+def _dtype(limits: Limits, base: BaseModel | None) -> str | None:
+    if limits.dtype != "auto":
+        return limits.dtype
+    return None if base is None else base.dtype
 
 
 def _report(findings: Findings, facts: LoraFacts, pairs: Pairs, size: int) -> Report:
@@ -123,7 +108,7 @@ def _report(findings: Findings, facts: LoraFacts, pairs: Pairs, size: int) -> Re
     infos = [info for pair in pairs.values() for info in pair.values()]
     return Report(
         faults=findings.faults,
-        warnings=findings.warnings,
+        notes=findings.notes,
         rank=facts.highest_rank,
         alpha=facts.alpha,
         target_modules=trained,

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from loradock_adapters.faults import Fault
+from loradock_adapters.check.codes import MEANINGS, Code, NoteCode
+from loradock_adapters.faults import Fault, Note
 
 SHOWN_PER_CODE = 5
 _MAX_SHOWN = 120  # characters of anything a stranger wrote
 
 
 class Findings:
-    """Faults and warnings of one check, in the order they were found."""
+    """Faults and notes of one check, in the order they were found."""
 
     def __init__(self) -> None:
-        self._faults: dict[str, list[Fault]] = defaultdict(list)
-        self._more: dict[str, int] = defaultdict(int)
-        self._warnings: list[str] = []
+        self._faults: dict[Code, list[Fault]] = defaultdict(list)
+        self._more: dict[Code, int] = defaultdict(int)
+        self._notes: list[Note] = []
 
-    def fault(self, code: str, where: str, value: str, limit: str, fix: str) -> None:
+    def fault(self, code: Code, where: str, value: str, limit: str, fix: str | None = None) -> None:
+        """`where` and `value` may be a stranger's words; without `fix` it is the code's usual one."""
         if self.full(code):
             self._more[code] += 1
         else:
-            self._faults[code].append(Fault(code, shortened(where), shortened(value), limit, fix))
+            fix = MEANINGS[code].fix if fix is None else fix
+            self._faults[code].append(Fault(code.value, shortened(where), shortened(value), limit, fix))
 
-    def warn(self, text: str) -> None:
-        self._warnings.append(text)
+    def note(self, code: NoteCode, text: str) -> None:
+        self._notes.append(Note(code.value, text))
 
-    def full(self, code: str) -> bool:
+    def full(self, code: Code) -> bool:
         """Whether further faults of this code will only be counted."""
         return len(self._faults.get(code, ())) >= SHOWN_PER_CODE
 
@@ -38,15 +41,20 @@ class Findings:
             found += faults
             if more := self._more[code]:
                 last = faults[-1]
-                found.append(Fault(code, f"{more} more", f"{code} as above", last.limit, last.fix))
+                found.append(Fault(code.value, f"{more} more", f"{code} as above", last.limit, last.fix))
         return tuple(found)
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        return tuple(self._warnings)
+    def notes(self) -> tuple[Note, ...]:
+        return tuple(self._notes)
 
 
 def shortened(text: str, limit: int = _MAX_SHOWN) -> str:
     """Printable, and no longer than the limit."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def listed(names: tuple[str, ...] | list[str], limit: int = 10) -> str:
+    """Some names of strangers in one line."""
+    return ", ".join(shortened(name, 60) for name in names[:limit]) + (", …" if len(names) > limit else "")

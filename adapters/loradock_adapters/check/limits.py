@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The highest rank, and the largest size of an adapter's files together, in bytes."""
+    """The highest rank, the largest size of an adapter's files together in bytes, and what the engine computes in.
+
+    `dtype` is the engine's setting: "float16", "bfloat16", "float32", or "auto" for the base model's own.
+    """
 
     max_rank: int = 64
     max_bytes: int = 1 << 30
+    dtype: str = "auto"

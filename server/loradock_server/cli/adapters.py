@@ -31,6 +31,7 @@ class AdaptersGroup(LazyGroup):
                 loradock adapters check ./my-adapter
                 loradock adapters check ./my-adapter --base ./SmolLM2-135M-Instruct --max-rank 32
                 loradock adapters check ./my-adapter --json
+                loradock adapters check ./my-adapter --fix ./my-adapter-fixed
             """),
         ),
         "register": Lazy(

@@ -1,6 +1,7 @@
-"""docs/cli.md, written from the help texts: `python -m loradock_server.cli.docs` in the top folder of a checkout.
+"""docs/cli.md, written from the help texts, and the tables of codes in docs/adapters.md.
 
-Another file may be named. It has no words of its own about any command.
+`python -m loradock_server.cli.docs` in the top folder of a checkout; another folder may be named. It has no words of
+its own about any command or code.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import typer
 
+from loradock_adapters.check.codes import MEANINGS, NOTES
 from loradock_server.cli.lazy import LazyCommand, load
 from loradock_server.cli.main import app
 
@@ -74,9 +76,26 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def with_codes(text: str) -> str:
+    """The page about adapters with its tables of codes as they are now."""
+    faults = [f"| `{code}` | {_cell(said.meaning)} | {_cell(said.fix)} |" for code, said in MEANINGS.items()]
+    notes = [f"| `{code}` | {_cell(meaning)} |" for code, meaning in NOTES.items()]
+    text = _replaced(text, "faults", ["| code | meaning | fix |", "|---|---|---|", *faults])
+    return _replaced(text, "notes", ["| code | meaning |", "|---|---|", *notes])
+
+
+def _replaced(text: str, name: str, lines: list[str]) -> str:
+    before, start, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    return before + start + "\n".join(lines) + "\n" + end + after
+
+
 def main(arguments: list[str]) -> None:
-    """Write the page to the file named first, by default docs/cli.md below the current folder."""
-    Path(*(arguments[:1] or ["docs", "cli.md"])).write_text(page(), encoding="utf-8")
+    """Write both pages into the folder named first, by default docs below the current folder."""
+    folder = Path(*(arguments[:1] or ["docs"]))
+    (folder / "cli.md").write_text(page(), encoding="utf-8")
+    adapters = folder / "adapters.md"
+    adapters.write_text(with_codes(adapters.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

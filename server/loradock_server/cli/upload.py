@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from loradock_adapters.peft_folder import JUDGED_FILES
 from loradock_server.cli.errors import Unreadable
 
 REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
-OPTIONAL = ("README.md", "manifest.json")
+OPTIONAL = ("README.md", "manifest.json", *sorted(JUDGED_FILES))  # the last ones: for the server's judgement only
 _PICKLE = "adapter_model.bin"
 
 
@@ -79,7 +80,7 @@ def _require_files(folder: Path) -> None:
         raise Unreadable(
             f"{folder} has its weights in {_PICKLE}, a pickle, which can run code when it is read; "
             f"only {REQUIRED[1]} is taken",
-            fix="load it once where you trust it and save_pretrained(…, safe_serialization=True)",
+            fix=f"loradock adapters check {folder} --fix OUT converts it without running any",
         )
     if missing:
         raise Unreadable(

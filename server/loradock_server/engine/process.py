@@ -64,7 +64,7 @@ async def run(order: LaunchOrder) -> None:
     watch_supervisor(loop)
     if warning := vllm_compat.version_warning():
         log.warning("%s", warning)
-    stager = Stager(StagerOrder(order.store_root, order.model, order.max_rank, order.max_adapter_bytes))
+    stager = Stager(StagerOrder(order.store_root, order.model, order.max_rank, order.max_adapter_bytes, order.dtype))
     stager.start()  # it is ready long before the engine is
     flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
     async with vllm_compat.running_engine(flags) as engine:

@@ -48,6 +48,7 @@ class StagerOrder:
     base: str
     max_rank: int
     max_bytes: int
+    dtype: str = "auto"
 
 
 class StagedElsewhere:
@@ -163,7 +164,7 @@ def main() -> None:
     artifacts = StoredArtifacts(
         Store(Path(order.store_root)),
         BaseModel.read(Path(order.base)),
-        Limits(max_rank=order.max_rank, max_bytes=order.max_bytes),
+        Limits(max_rank=order.max_rank, max_bytes=order.max_bytes, dtype=order.dtype),
     )
     serve(artifacts, sys.stdin, answers)
 

@@ -117,7 +117,7 @@ def _build(
     ledger = Ledger(metrics)
     auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
     table.on_change.append(auth.forget)
-    limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes)
+    limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes, dtype=settings.dtype)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
     return Services(

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from loradock_adapters.peft_folder import ADAPTER_FILES
+from loradock_adapters.peft_folder import ADAPTER_FILES, JUDGED_FILES
 from loradock_server.gateway.errors import BadRequest, TooLarge
 
 _FIELD = b"file"
@@ -138,7 +138,7 @@ class _Form:
         name = options.get(b"filename", b"").decode("utf-8", "replace")
         if name in _IGNORED:
             return
-        if name not in ADAPTER_FILES:
+        if name not in ADAPTER_FILES | JUDGED_FILES:
             raise BadRequest(
                 f"file name {name[:80]!r} does not belong to an adapter; send {', '.join(sorted(ADAPTER_FILES))}"
             )

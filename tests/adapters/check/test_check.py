@@ -44,26 +44,28 @@ def test_a_sound_adapter_has_no_fault_and_its_facts_are_measured(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "code"),
     [
-        ("use_dora", True),
-        ("bias", "all"),
-        ("lora_bias", True),
-        ("modules_to_save", ["lm_head"]),
-        ("trainable_token_indices", [1, 2]),
-        ("layer_replication", [[0, 2]]),
-        ("alora_invocation_tokens", [5]),
-        ("target_parameters", ["mlp.experts.gate_up_proj"]),
-        ("use_qalora", True),
-        ("use_bdlora", {"nblocks": 2}),
-        ("init_lora_weights", "pissa"),
-        ("init_lora_weights", "loftq"),
-        ("kasa_config", {"beta": 1}),
+        ("use_dora", True, "dora"),
+        ("bias", "all", "bias"),
+        ("lora_bias", True, "lora_bias"),
+        ("modules_to_save", ["lm_head"], "modules_to_save"),
+        ("trainable_token_indices", [1, 2], "trainable_tokens"),
+        ("layer_replication", [[0, 2]], "layer_replication"),
+        ("alora_invocation_tokens", [5], "alora"),
+        ("target_parameters", ["mlp.experts.gate_up_proj"], "target_parameters"),
+        ("use_qalora", True, "qalora"),
+        ("use_bdlora", {"nblocks": 2}, "bd_lora"),
+        ("init_lora_weights", "pissa", "unconverted_init"),
+        ("init_lora_weights", "loftq", "unconverted_init"),
+        ("kasa_config", {"beta": 1}, "variant"),
     ],
 )
-def test_a_feature_the_engine_does_not_have_is_refused(tmp_path: Path, base: BaseModel, field: str, value: Any) -> None:
+def test_a_feature_the_engine_does_not_have_is_refused(
+    tmp_path: Path, base: BaseModel, field: str, value: Any, code: str
+) -> None:
     report = checked(tmp_path, base, config=lora_config(**{field: value}))
-    assert codes(report) == {"unsupported_feature"}
+    assert codes(report) == {code}
     assert report.faults[0].value.startswith(f"{field} is ")
 
 
@@ -165,16 +167,16 @@ def ones(*shape: int) -> Any:
         (changed(A=np.full((2, 8), np.nan, np.float32)), "not_finite"),
         (changed(B=np.array([[np.inf, 0]] * 8, np.float16)), "not_finite"),
         (changed(B=np.full((8, 2), 0x7F80, np.uint16)), "not_finite"),  # infinity in BF16
-        ({name: array * ("lora_A" in name) for name, array in lora_tensors().items()}, "untrained"),
+        ({name: array * ("lora_A" in name) for name, array in lora_tensors().items()}, "no_effect"),
         ({**lora_tensors(), "base_model.model.lm_head.lora_A.weight": ones(2, 8)}, "embedding"),
-        ({**lora_tensors(), "base_model.model.model.embed_tokens.lora_embedding_A": ones(2, 8)}, "embedding"),
-        ({**lora_tensors(), f"{Q}.lora_magnitude_vector.weight": ones(8)}, "unknown_tensor"),
+        ({**lora_tensors(), "base_model.model.model.embed_tokens.lora_embedding_A": ones(2, 32)}, "embedding"),
+        ({**lora_tensors(), f"{Q}.lora_magnitude_vector.weight": ones(8)}, "dora"),
         ({**lora_tensors(), f"{Q}.lora_A.default.weight": ones(2, 8)}, "unknown_tensor"),
-        ({**lora_tensors(), f"{Q}.lora_B.bias": ones(8)}, "unknown_tensor"),
-        ({name.removeprefix("base_model.model."): array for name, array in lora_tensors().items()}, "unknown_tensor"),
-        ({name.replace("model.model.model", "model.model"): a for name, a in lora_tensors().items()}, "unknown_module"),
+        ({**lora_tensors(), f"{Q}.lora_B.bias": ones(8)}, "lora_bias"),
+        ({name.removeprefix("base_model.model."): array for name, array in lora_tensors().items()}, "key_names"),
+        ({name.replace("model.model.model", "model.model"): a for name, a in lora_tensors().items()}, "key_names"),
         ({name.replace("layers.1", "layers.7"): array for name, array in lora_tensors().items()}, "unknown_module"),
-        ({f"base_model.model.{name}": array for name, array in lora_tensors().items()}, "unknown_module"),
+        ({f"base_model.model.{name}": array for name, array in lora_tensors().items()}, "key_names"),
     ],
 )
 def test_tensors_that_would_not_do_what_was_trained_are_refused(
@@ -223,7 +225,7 @@ def test_every_fault_is_found_in_one_pass(tmp_path: Path, base: BaseModel) -> No
     tensors = changed(A=np.full((16, 9), np.nan, np.float32), B=None)
     report = checked(tmp_path, base, config=config, tensors=tensors)
     expected = {
-        "unsupported_feature",
+        "dora",
         "config_value",
         "rank",
         "incomplete_pair",
@@ -242,8 +244,8 @@ def test_every_fault_is_found_in_one_pass(tmp_path: Path, base: BaseModel) -> No
 
 def test_a_bad_configuration_does_not_hide_bad_tensors(tmp_path: Path, base: BaseModel) -> None:
     report = checked(tmp_path, base, config=b"{", tensors=changed(A=ones(2, 9)))
-    assert codes(report) == {"unreadable", "shape"}
-    assert {fault.where for fault in report.faults if fault.code == "unreadable"} == {"adapter_config.json"}
+    assert codes(report) == {"bad_json", "shape"}
+    assert {fault.where for fault in report.faults if fault.code == "bad_json"} == {"adapter_config.json"}
 
 
 def test_a_thousand_equal_faults_are_told_shortly_and_quickly(tmp_path: Path, base: BaseModel) -> None:
@@ -254,6 +256,17 @@ def test_a_thousand_equal_faults_are_told_shortly_and_quickly(tmp_path: Path, ba
     unknown = [fault for fault in report.faults if fault.code == "unknown_module"]
     assert len(unknown) == 6
     assert unknown[-1].where == "1995 more"
+    assert len(json.dumps(report.as_dict())) < 20_000
+
+
+def test_lists_and_patterns_as_long_as_json_allows_are_judged(tmp_path: Path, base: BaseModel) -> None:
+    targets = [*lora_config()["target_modules"], *(f"t{number}" for number in range(60_000))]
+    strangers = {f"base_model.model.x.{n}.{'a.' * 60}q.lora_A.weight": ones(1, 1) for n in range(10_000)}
+    patterns = {rf"q{n}\.[a-z]*": 4 for n in range(60)}
+    config = lora_config(target_modules=targets, exclude_modules=targets[10:20_000], alpha_pattern=patterns)
+    report = checked(tmp_path, base, config=config, tensors={**lora_tensors(), **strangers})
+    assert codes(report) == {"too_large", "unknown_module", "incomplete_pair"}
+    assert [note.code for note in report.notes] == ["unused_target"]
     assert len(json.dumps(report.as_dict())) < 20_000
 
 
@@ -276,7 +289,9 @@ def test_files_that_are_no_part_of_an_adapter_are_left_out_with_a_warning(tmp_pa
         (tmp_path / name).write_bytes(b"x" * (2 << 20))
     report = check_adapter(tmp_path, base, LIMITS)
     assert report.ok
-    assert report.warnings == ("files that are not part of an adapter are left out: tokenizer.json, training_args.bin",)
+    assert [note.code for note in report.notes] == ["pickle_beside", "other_files"]
+    assert "training_args.bin" in report.warnings[0]
+    assert "tokenizer.json" in report.warnings[1]
 
 
 def test_pickled_weights_are_refused_without_being_opened(tmp_path: Path, base: BaseModel) -> None:
@@ -284,7 +299,8 @@ def test_pickled_weights_are_refused_without_being_opened(tmp_path: Path, base: 
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     report = check_adapter(tmp_path, base, LIMITS)
     assert codes(report) == {"pickle"}
-    assert "adapter_model.bin" in report.faults[0].value
+    assert report.faults[0].where == "adapter_model.bin"
+    assert "--fix" in report.faults[0].fix
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
@@ -310,7 +326,7 @@ def test_a_broken_manifest_is_a_fault_because_it_would_be_stored(tmp_path: Path,
     write_adapter(tmp_path)
     (tmp_path / "manifest.json").write_bytes(b'{"loss": NaN}')
     report = check_adapter(tmp_path, base, LIMITS)
-    assert codes(report) == {"unreadable"}
+    assert codes(report) == {"bad_json"}
     assert report.faults[0].where == "manifest.json"
 
 

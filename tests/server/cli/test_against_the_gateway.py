@@ -108,11 +108,26 @@ def test_people_read_each_fault_once(loradock: Run, gateway: str, tmp_path: Path
 
     result = loradock("adapters", "register", "support-bot", folder)
 
-    (code,) = {
-        f["code"] for f in json.loads(loradock("adapters", "register", "x", folder, "--json").stdout)["error"]["faults"]
-    }
-    assert result.stderr.count(code) == 1
-    assert result.stderr.count("bias") <= 3
+    (fault,) = json.loads(loradock("adapters", "register", "x", folder, "--json").stdout)["error"]["faults"]
+    assert fault["code"] == "bias"
+    assert result.stderr.count(fault["limit"]) == 1
+    assert result.stderr.count(fault["value"]) == 1
+
+
+def test_the_tokenizer_beside_an_adapter_is_judged_by_the_server_and_not_stored(
+    loradock: Run, gateway: str, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "mine")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    plain = said(loradock("adapters", "register", "plain", str(write_adapter(tmp_path / "plain")), "--json"))
+
+    fine = said(loradock("adapters", "register", "support-bot", str(folder), "--json"))
+    (folder / "added_tokens.json").write_text('{"<mine>": 99}')
+    bad = loradock("adapters", "register", "support-bot", str(folder), "--json")
+
+    assert [note["code"] for note in fine["report"]["notes"]] == ["other_chat_template"]
+    assert fine["digest"] == plain["digest"]
+    assert [fault["code"] for fault in json.loads(bad.stdout)["error"]["faults"]] == ["added_tokens"]
 
 
 def test_a_folder_on_the_server_needs_no_upload(loradock: Run, gateway: str, tmp_path: Path) -> None:

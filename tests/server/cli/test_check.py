@@ -107,3 +107,46 @@ def test_names_from_a_strangers_file_cannot_colour_the_terminal(loradock: Run, b
     assert "evil" in result.stdout
     assert "\x1b" not in result.stdout
     assert "\u202e" not in result.stdout
+
+
+def test_fix_writes_a_repaired_folder_says_what_it_did_and_checks_that_one(
+    loradock: Run, base: Path, tmp_path: Path
+) -> None:
+    tensors = {name.removeprefix("base_model.model."): array for name, array in lora_tensors().items()}
+    folder, out = write_adapter(tmp_path / "bad", tensors=tensors), tmp_path / "fixed"
+
+    judged = loradock("adapters", "check", str(folder), "--base", str(base))
+    fixed = loradock("adapters", "check", str(folder), "--base", str(base), "--fix", str(out), "--json")
+    again = loradock("adapters", "check", str(out), "--base", str(base))
+    twice = loradock("adapters", "check", str(folder), "--base", str(base), "--fix", str(out))
+
+    assert (judged.exit_code, fixed.exit_code, again.exit_code, twice.exit_code) == (1, 0, 0, 1)
+    assert f"try: loradock adapters check {folder} --fix {folder}-fixed" in judged.stdout
+    said = json.loads(fixed.stdout)
+    assert (said["ok"], said["path"]) == (True, str(out))
+    assert "12 tensors were renamed" in said["repaired"][0]
+    assert "exists" in twice.stderr
+
+
+def test_fix_of_what_no_repair_can_change_writes_nothing_and_says_so(loradock: Run, base: Path, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "bad", config=lora_config(use_dora=True))
+
+    result = loradock("adapters", "check", str(folder), "--base", str(base), "--fix", str(tmp_path / "fixed"))
+
+    assert result.exit_code == 1
+    assert "nothing was written" in result.stdout
+    assert "dora" in result.stdout
+    assert not (tmp_path / "fixed").exists()
+
+
+def test_a_file_that_cannot_be_read_is_exit_code_2_with_the_other_faults_beside_it(
+    loradock: Run, base: Path, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "bad", tensors=lora_tensors() | {A: np.ones((2, 17), np.float32)})
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_config.json").mkdir()
+
+    result = loradock("adapters", "check", str(folder), "--base", str(base), "--json")
+
+    assert result.exit_code == 2
+    assert {fault["code"] for fault in json.loads(result.stdout)["faults"]} == {"unreadable", "shape"}
