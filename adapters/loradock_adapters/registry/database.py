@@ -45,11 +45,13 @@ class Database:
         wrote it.
         """
         try:
-            parsed = make_url(url)
-            engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else create_engine(parsed)
-            database = cls(engine)
-            with database._writers.connect() as connection:
-                database._migrate(connection)
+            database = cls(_engine(make_url(url)))
+            try:
+                with database._writers.connect() as connection:
+                    database._migrate(connection)
+            except BaseException:
+                database.close()
+                raise
         except CommandError as error:
             raise RegistryError(
                 f"registry {_shown(url)} has a schema this version does not know ({error}); "
@@ -69,11 +71,13 @@ class Database:
     def write(self) -> Iterator[Session]:
         """A session alone among writers; leaving it commits, and the revision has grown by one.
 
+        `session.info["revision"]` is what it has grown to.
         Whoever finds nothing to change calls `session.rollback()`; the revision then stays.
         """
         with _registry_errors(), Session(self._writers, expire_on_commit=False) as session:
             # First of all, because on PostgreSQL this row is the lock.
-            session.execute(update(StateRow).values(revision=StateRow.revision + 1))
+            grown = update(StateRow).values(revision=StateRow.revision + 1).returning(StateRow.revision)
+            session.info["revision"] = session.scalars(grown).one()
             yield session
             session.commit()
 
@@ -90,6 +94,15 @@ class Database:
             config.set_main_option("script_location", "loradock_adapters.registry:migrations")
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url)
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    # A pooled connection may have died with its server, which restarts now and then.
+    return create_engine(url, pool_pre_ping=True)
 
 
 def _sqlite(url: URL) -> Engine:

@@ -45,8 +45,17 @@ class RootGroup(LazyGroup):
         ),
         "adapters": Lazy(
             "loradock_server.cli.adapters:app",
-            "Check, register, list, show, pin and delete adapters.",
+            "Check, register, list, show, promote, pin, retire and delete adapters.",
             _MANAGE,
+        ),
+        "audit": Lazy(
+            "loradock_server.cli.audit:audit",
+            "Show who changed what, newest first.",
+            _MANAGE,
+            examples("""
+                loradock audit
+                loradock audit --adapter support-bot --json
+            """),
         ),
         "keys": Lazy("loradock_server.cli.keys:app", "Create, list and revoke API keys.", _MANAGE),
         "base": Lazy("loradock_server.cli.base:app", "Fetch the bundled base model.", _MAKE),

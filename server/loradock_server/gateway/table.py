@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import AdapterNotFound, RegistryError
-from loradock_adapters.names import LIVE, AdapterRef, ModelName
-from loradock_adapters.registry import Catalogue, Registry
+from loradock_adapters.names import AdapterRef
+from loradock_adapters.registry import Catalogue, Registry, Route, VersionRecord
 from loradock_server.gateway.errors import ModelNotFound
 
 POLL_SECONDS = 0.25
@@ -49,33 +49,44 @@ class RoutingTable:
         self.catalogue = Catalogue()
         self.pins: Mapping[str, str] = {}
         self.on_change: list[Callable[[], None]] = []
-        self._resolved: dict[str, Target] = {}
+        self._routes: dict[str, Route | None] = {}
         self._reading = asyncio.Lock()
         self._base_target = Target(base_name)
 
-    def resolve(self, model: str) -> Target:
-        """The target of a client's model name; raises ModelNotFound. Never falls back to the base model."""
-        target = self._resolved.get(model)
-        if target is None:
-            target = self._look_up(model)
-            if len(self._resolved) >= _CACHED_NAMES:
-                self._resolved.clear()
-            self._resolved[model] = target
-        return target
+    def resolve(self, model: str, key: str = "") -> Target:
+        """The target of a client's model name. Never falls back to the base model.
 
-    def _look_up(self, model: str) -> Target:
-        if model == self.base_name:
+        Where traffic is split, equal keys get equal versions. Raises ModelNotFound, VersionRetired.
+        """
+        if model not in self._routes:
+            if len(self._routes) >= _CACHED_NAMES:
+                self._routes.clear()
+            self._routes[model] = self._route(model)
+        route = self._routes[model]
+        if route is None:
             return self._base_target
         try:
-            record = self.catalogue.resolve(model)
+            record = route.pick(key)
+        except AdapterNotFound as error:
+            raise ModelNotFound(f"model {_shown(model)} does not exist: {error}") from error
+        self._require_our_base(model, record)
+        return Target(record.ref.id, record.ref, record.digest, route.alias)
+
+    def _route(self, model: str) -> Route | None:
+        """None is the way to the base model."""
+        if model == self.base_name:
+            return None
+        try:
+            return self.catalogue.route(model)
         except AdapterNotFound as error:
             raise ModelNotFound(f"model {_shown(model)} does not exist: {error}{self._nearest(model)}") from error
+
+    def _require_our_base(self, model: str, record: VersionRecord) -> None:
         if record.base_digest != self._base.digest:
             raise ModelNotFound(
                 f"model {_shown(model)} was registered for another base model (digest {record.base_digest[:12]}…); "
                 f"this server has {self.base_name!r} ({self._base.digest[:12]}…). Register it again to have it checked"
             )
-        return Target(record.ref.id, record.ref, record.digest, ModelName.parse(model).alias)
 
     def _nearest(self, model: str) -> str:
         found = difflib.get_close_matches(model[:80], [*self.catalogue.adapters, self.base_name], n=1)
@@ -88,20 +99,19 @@ class RoutingTable:
     async def refresh(self) -> None:
         """Read the catalogue now. Raises RegistryError; the old one stays then."""
         async with self._reading:
-            catalogue = await asyncio.to_thread(self._registry.catalogue)
+            catalogue = await asyncio.to_thread(self._registry.catalogue, self.catalogue)
             self.catalogue = catalogue
             self.pins = dict(self._pins())
-            self._resolved.clear()
+            self._routes.clear()
         for tell in self.on_change:
             tell()
 
     def _pins(self) -> Iterator[tuple[str, str]]:
         since = {name: adapter.pinned_at for name, adapter in self.catalogue.adapters.items() if adapter.pinned_at}
         for name in sorted(since, key=lambda name: (since[name], name)):
-            adapter = self.catalogue.adapters[name]
-            live = adapter.versions.get(adapter.aliases.get(LIVE, 0))
-            if live is not None and self.is_served(live.base_digest):
-                yield live.ref.id, live.digest
+            for live in self.catalogue.adapters[name].live:
+                if self.is_served(live.base_digest):
+                    yield live.ref.id, live.digest
 
     async def follow(self) -> None:
         """Follow the registry until cancelled. While it cannot be read, the last known names go on being served."""

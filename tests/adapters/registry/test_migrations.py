@@ -20,6 +20,7 @@ from sqlalchemy import create_engine
 from loradock_adapters.errors import RegistryError
 from loradock_adapters.registry import Registry
 from loradock_adapters.registry.tables import Table
+from tests.adapters.registry.making import ME
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,9 +52,9 @@ def test_what_an_earlier_release_wrote_is_all_there_after_the_migration(tmp_path
 
     registry = Registry.open(url)
     (adapter,) = registry.catalogue().adapters.values()
-    assert (adapter.name, sorted(adapter.versions), dict(adapter.aliases)) == ("bot", [1, 2], {"live": 2})
+    assert (adapter.name, sorted(adapter.versions), adapter.aliases["live"].split.only) == ("bot", [1, 2], 2)
     assert (adapter.pinned_at, registry.revision()) == (None, 7)
-    assert registry.pin("bot")
+    assert registry.pin("bot", by=ME)
     assert registry.catalogue().adapters["bot"].pinned_at is not None
     registry.close()
 
