@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import RegistryError
+from loradock_adapters.registry.listening import CHANNEL, Listener
 from loradock_adapters.registry.tables import StateRow
 
 BUSY_TIMEOUT_SECONDS = 15
@@ -78,13 +79,40 @@ class Database:
             # First of all, because on PostgreSQL this row is the lock.
             grown = update(StateRow).values(revision=StateRow.revision + 1).returning(StateRow.revision)
             session.info["revision"] = session.scalars(grown).one()
+            if self.notifies:
+                session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
             yield session
             session.commit()
+
+    @property
+    def notifies(self) -> bool:
+        """Whether others are told of a change, rather than having to ask."""
+        return self._engine.dialect.name == "postgresql"
+
+    def listen(self) -> Listener:
+        """Hear of others' changes from now on; only where `notifies`. Raises RegistryError."""
+        with _registry_errors():
+            return Listener(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def _migrate(self, connection: Connection) -> None:
+    @classmethod
+    def downgrade(cls, url: str, revision: str) -> None:
+        """Take the schema back to what an earlier release knows; nothing else may be using the database.
+
+        What that release has no place for is lost. Raises RegistryError.
+        """
+        database = cls.open(url)
+        try:
+            with _registry_errors(), database._writers.connect() as connection:
+                database._migrate(connection, revision)
+        except CommandError as error:
+            raise RegistryError(f"registry {_shown(url)} cannot be taken back to {revision!r}: {error}") from error
+        finally:
+            database.close()
+
+    def _migrate(self, connection: Connection, back_to: str | None = None) -> None:
         # All in one transaction under one lock, so two servers that start together do not trip each other.
         with _migrating, connection.begin():
             if connection.dialect.name == "postgresql":
@@ -93,7 +121,10 @@ class Database:
             # Found through the package, so it works from a wheel; no ini file and no logging set-up.
             config.set_main_option("script_location", "loradock_adapters.registry:migrations")
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if back_to is None:
+                command.upgrade(config, "head")
+            else:
+                command.downgrade(config, back_to)
 
 
 def _engine(url: URL) -> Engine:

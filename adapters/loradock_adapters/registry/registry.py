@@ -17,6 +17,7 @@ from loradock_adapters.registry.catalogue import Catalogue
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.keys import KeyTable
+from loradock_adapters.registry.listening import Listener
 from loradock_adapters.registry.rows import require_adapter, touch
 from loradock_adapters.registry.tables import StateRow
 
@@ -38,6 +39,10 @@ class Registry:
     def open(cls, url: str) -> Registry:
         """Open an SQLAlchemy URL, creating or migrating the database. Raises RegistryError."""
         return cls(Database.open(url))
+
+    def listen(self) -> Listener | None:
+        """Hear of changes by other processes at once; None if this database cannot tell. Raises RegistryError."""
+        return self._database.listen() if self._database.notifies else None
 
     def close(self) -> None:
         self._database.close()

@@ -1,7 +1,7 @@
 """Which adapter version a client's `model` means, held in memory and following the registry.
 
-Resolving touches no database. The table asks for the registry's revision every quarter second and reads the
-catalogue only when it changed; after a write of our own `refresh()` does so at once. It knows no HTTP.
+Resolving touches no database. The table asks for the registry's revision when `signal` says so and reads what
+changed; after a write of our own `refresh()` does so at once. It knows no HTTP.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from loradock_adapters.errors import AdapterNotFound, RegistryError
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import Catalogue, Registry, Route, VersionRecord
 from loradock_server.gateway.errors import ModelNotFound
+from loradock_server.gateway.signal import ChangeSignal
 
-POLL_SECONDS = 0.25
 _CACHED_NAMES = 4096
 
 _log = logging.getLogger(__name__)
@@ -116,16 +116,17 @@ class RoutingTable:
     async def follow(self) -> None:
         """Follow the registry until cancelled. While it cannot be read, the last known names go on being served."""
         failing = False
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            try:
-                if await asyncio.to_thread(self._registry.revision) != self.catalogue.revision:
-                    await self.refresh()
-                failing = False
-            except RegistryError as error:
-                if not failing:
-                    _log.error("the registry cannot be read; serving the last known names: %s", error)
-                failing = True
+        with ChangeSignal(self._registry) as signal:
+            while True:
+                await signal.wait()
+                try:
+                    if await asyncio.to_thread(self._registry.revision) != self.catalogue.revision:
+                        await self.refresh()
+                    failing = False
+                except RegistryError as error:
+                    if not failing:
+                        _log.error("the registry cannot be read; serving the last known names: %s", error)
+                    failing = True
 
 
 def _shown(model: str) -> str:
