@@ -1,6 +1,6 @@
 """Names, versions, aliases, API keys and who changed them, in a SQL database."""
 
-from loradock_adapters.registry.audit import Actor, AuditEvent
+from loradock_adapters.registry.audit import Action, Actor, AuditEvent
 from loradock_adapters.registry.catalogue import (
     AdapterRecord,
     AliasRecord,
@@ -18,6 +18,7 @@ from loradock_adapters.registry.versions import Staged
 
 __all__ = [
     "SCOPES",
+    "Action",
     "Actor",
     "AdapterRecord",
     "AliasRecord",

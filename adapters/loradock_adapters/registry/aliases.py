@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import AdapterConflict, AliasNotFound
@@ -21,7 +21,7 @@ from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.rows import require_adapter, require_version, touch
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
-from loradock_adapters.registry.tables import AliasRow, AliasStepRow, AliasTargetRow
+from loradock_adapters.registry.tables import AliasRow, AliasStepRow, AliasTargetRow, VersionRow
 
 
 class AliasTable:
@@ -62,6 +62,8 @@ class AliasTable:
                     f"name a version: loradock adapters promote {name} VERSION --alias {alias}"
                 )
             before, after = split_at(session, name, alias, row.step), split_at(session, name, alias, parent)
+            if not after.parts:
+                raise AdapterConflict(f"where {name}@{alias} pointed before is lost; name a version to promote")
             _require_ready(session, name, after)
             row.step = parent
             _mark(session, row, by)
@@ -75,6 +77,28 @@ class AliasTable:
                 after=after.as_dict(),
             )
         return after
+
+    def mend(self, name: str, alias: str, *, by: Actor) -> Split | None:
+        """Leave out what cannot answer; if nothing is left, back to the nearest earlier target that can; else forget
+        the alias. Returns where it points now. Raises AdapterNotFound, AliasNotFound.
+        """
+        with self._database.write() as session:
+            require_adapter(session, name)
+            row = _require_alias(session, name, alias)
+            _drop_lost_targets(session, name, alias)
+            left = {v: w for v, w in split_at(session, name, alias, row.step).parts if _is_ready(session, name, v)}
+            if left:
+                point(session, name, alias, Split.of(left), by)
+                return Split.of(left)
+            step: int | None = row.step
+            while step is not None:
+                split = split_at(session, name, alias, step)
+                if split.parts and all(_is_ready(session, name, version) for version in split.versions):
+                    point(session, name, alias, split, by)
+                    return split
+                step = session.get_one(AliasStepRow, (name, alias, step)).parent
+            _forget(session, row, by)
+            return None
 
     def remove(self, name: str, alias: str, *, by: Actor, if_match: IfMatch | None = None) -> None:
         """Forget an alias. Raises InvalidName, AdapterNotFound, AliasNotFound, ChangedMeanwhile."""
@@ -189,6 +213,21 @@ def _state(session: Session, row: AliasRow) -> Mapping[str, Any]:
         "changed_at": row.changed_at.isoformat(),
         "changed_by": row.changed_by,
     }
+
+
+def _drop_lost_targets(session: Session, name: str, alias: str) -> None:
+    """Targets whose version has no row: nothing of ours makes such, and no foreign key lets one in."""
+    known = select(VersionRow.number).where(VersionRow.name == name)
+    session.execute(
+        delete(AliasTargetRow).where(
+            AliasTargetRow.name == name, AliasTargetRow.alias == alias, AliasTargetRow.version.not_in(known)
+        )
+    )
+
+
+def _is_ready(session: Session, name: str, version: int) -> bool:
+    row = session.get(VersionRow, (name, version))
+    return row is not None and row.state == VersionState.READY
 
 
 def _require_ready(session: Session, name: str, split: Split) -> None:

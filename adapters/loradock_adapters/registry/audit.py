@@ -46,6 +46,7 @@ class Action(StrEnum):
     ADAPTER_PINNED = "adapter.pinned"
     ADAPTER_UNPINNED = "adapter.unpinned"
     ADAPTER_DELETED = "adapter.deleted"
+    STORE_COLLECTED = "store.collected"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
 
@@ -70,6 +71,11 @@ class AuditTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def add(self, by: Actor, action: Action, *, after: Mapping[str, Any]) -> None:
+        """An event of something that is not in the registry itself."""
+        with self._database.write() as session:
+            note(session, by, action, after=after)
 
     def page(self, *, adapter: str | None = None, before_id: int | None = None, limit: int = 50) -> list[AuditEvent]:
         """The newest events first, of one adapter if it is named, and only those older than `before_id`."""

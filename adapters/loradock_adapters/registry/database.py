@@ -50,6 +50,7 @@ class Database:
             try:
                 with database._writers.connect() as connection:
                     database._migrate(connection)
+                    _require_sound(connection)
             except BaseException:
                 database.close()
                 raise
@@ -94,6 +95,17 @@ class Database:
         with _registry_errors():
             return Listener(self._engine)
 
+    def damage(self) -> tuple[str, ...]:
+        """What SQLite's own checks find wrong, in its words; PostgreSQL looks after itself."""
+        if self._engine.dialect.name != "sqlite":
+            return ()
+        with self.read() as session:
+            pages = session.execute(text("PRAGMA integrity_check")).scalars()
+            found = [line for line in pages if line != "ok"]
+            for table, row, parent, _ in session.execute(text("PRAGMA foreign_key_check")):
+                found.append(f"row {row} of {table} refers to a row of {parent} that is not there")
+        return tuple(found)
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -134,6 +146,14 @@ def _engine(url: URL) -> Engine:
         url = url.set(drivername="postgresql+psycopg")
     # A pooled connection may have died with its server, which restarts now and then.
     return create_engine(url, pool_pre_ping=True)
+
+
+def _require_sound(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+        connection.rollback()
+        if found != "ok":
+            raise RegistryError(f"the registry's database is damaged ({found}); restore a backup")
 
 
 def _sqlite(url: URL) -> Engine:

@@ -85,6 +85,10 @@ class Registry:
             note(session, by, Action.ADAPTER_DELETED, adapter=name)
         return tuple(refs)
 
+    def damage(self) -> tuple[str, ...]:
+        """What is wrong with the database itself, as far as it can tell."""
+        return self._database.damage()
+
     def revision(self) -> int:
         """The number that grows with every change, keys included. One cheap query."""
         with self._database.read() as session:

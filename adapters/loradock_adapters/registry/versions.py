@@ -119,6 +119,17 @@ class VersionTable:
         """
         self._end(ref, VersionState.DELETED, by, if_match)
 
+    def digests(self, deleted_after: datetime) -> frozenset[str]:
+        """The bytes of every version that is not deleted, or was only after this moment."""
+        with self._database.read() as session:
+            return frozenset(
+                session.scalars(
+                    select(VersionRow.digest).where(
+                        (VersionRow.state != VersionState.DELETED) | (VersionRow.state_since > deleted_after)
+                    )
+                )
+            )
+
     def _advance(
         self, ref: AdapterRef, to: VersionState, by: Actor, *, reached: set[VersionState], reason: str | None = None
     ) -> None:

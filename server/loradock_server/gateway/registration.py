@@ -76,13 +76,21 @@ class Registrar:
         versions = self._registry.versions
         staged = versions.stage(name, facts, by=by)
         try:
-            self._store.verify(blob.digest)
+            self._verify(blob.digest, folder, peft)
         except (BlobCorrupt, BlobMissing) as error:
             versions.fail(staged.ref, str(error), by=by)
             raise
         versions.verify(staged.ref, by=by)
         versions.make_ready(staged.ref, by=by, alias=alias)
         return Registered(staged.ref, blob.digest, staged.created, report)
+
+    def _verify(self, digest: str, folder: Path, peft: PeftFolder) -> None:
+        try:
+            self._store.verify(digest)
+        except BlobMissing:
+            # Collected as garbage before the version referred to it, which now protects it.
+            self._store.put(folder, peft.files)
+            self._store.verify(digest)
 
 
 def allowed_folder(source: str, roots: tuple[Path, ...]) -> Path:

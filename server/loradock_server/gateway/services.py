@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.registry import Actor, Registry
+from loradock_adapters.store import Store
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator, Caller
 from loradock_server.gateway.background import Background
@@ -27,6 +28,7 @@ from loradock_server.telemetry.metrics import GatewayMetrics
 class Services:
     settings: Settings
     registry: Registry
+    store: Store
     base: BaseModel
     table: RoutingTable
     engine: EngineClient

@@ -285,6 +285,7 @@ def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> N
         ("POST", "/admin/adapters/poet/aliases/live/rollback"),
         ("DELETE", "/admin/adapters/poet/aliases/live"),
         ("GET", "/admin/audit"),
+        ("POST", "/admin/gc"),
         ("GET", "/admin/keys"),
         ("POST", "/admin/keys"),
         ("DELETE", "/admin/keys/key-1"),
