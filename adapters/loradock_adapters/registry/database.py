@@ -59,7 +59,12 @@ class Database:
                 f"registry {_shown(url)} has a schema this version does not know ({error}); "
                 "it was written by a newer LoRADock: upgrade this one"
             ) from error
-        except (SQLAlchemyError, OSError, ImportError) as error:
+        except ImportError as error:
+            raise RegistryError(
+                f"registry {_shown(url)} needs a driver that is not installed ({error}); "
+                "for PostgreSQL: pip install 'loradock[postgres]'"
+            ) from error
+        except (SQLAlchemyError, OSError) as error:
             raise RegistryError(f"registry {_shown(url)} cannot be opened: {error}") from error
         return database
 

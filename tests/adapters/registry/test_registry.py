@@ -204,16 +204,26 @@ def test_everything_is_there_again_after_a_restart(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite://", "sqlite:///:memory:", "no url", "sqlite:////proc/none/registry.db", "odd://x/y"]
+    "url",
+    [
+        "postgresql://user@127.0.0.1:1/nobody-listens",
+        "mysql://user@host/no-driver-for-it",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "no url",
+        "sqlite:////proc/none/registry.db",
+        "odd://x/y",
+    ],
 )
 def test_a_database_that_cannot_be_opened_is_a_registry_error(url: str) -> None:
     with pytest.raises(RegistryError):
         Registry.open(url)
 
 
-def test_a_password_in_the_url_never_reaches_the_message() -> None:
+@pytest.mark.parametrize("url", ["odd://user:hunter2@host/db", "postgresql://user:hunter2@127.0.0.1:1/db"])
+def test_a_password_in_the_url_never_reaches_the_message(url: str) -> None:
     with pytest.raises(RegistryError) as caught:
-        Registry.open("odd://user:hunter2@host/db")
+        Registry.open(url)
     assert "hunter2" not in str(caught.value)
 
 
