@@ -22,7 +22,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "adapters/examples"
 LORADOCK = Path(sys.executable).with_name("loradock")
-START_SECONDS = 240
+START_SECONDS = 480
 
 
 class Server:

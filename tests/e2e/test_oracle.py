@@ -25,7 +25,7 @@ from tests.e2e.oracle import MORE_RECIPES, RECIPES, Oracle
 from tests.e2e.server import Server, run_server
 
 LONG = bool(os.environ.get("LONG_TESTS"))
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900)]
 
 TOLERANCE = 1e-4  # of a logprob, in float32
 # Some tokens are so ill-conditioned that transformers' own float32 is twice as far from its float64 as elsewhere; the

@@ -11,6 +11,7 @@ import pytest
 from loradock_adapters.base_model import BaseModel
 from tests.e2e.loud import make_loud
 from tests.e2e.server import Server
+from tests.e2e.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -81,4 +82,4 @@ def test_a_deleted_adapter_is_gone_from_clients_and_from_the_engines_memory(
     server.loradock("adapters", "delete", "short-lived", "--yes")
     with pytest.raises(openai.NotFoundError):
         greedy(server, "short-lived")
-    assert server.metric("loradock_adapter_resident", adapter="short-lived", version="1") == 0
+    eventually(lambda: server.metric("loradock_adapter_resident", adapter="short-lived", version="1") == 0)

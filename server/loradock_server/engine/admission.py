@@ -103,6 +103,15 @@ class Rules:
         return 4 * self.quantum_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Who has one of `limit` places at this moment, and who waits for one, by adapter id."""
+
+    limit: int
+    taken: frozenset[str]
+    wanted: frozenset[str]
+
+
 class Ticket:
     """One request's claim: a context manager that gives everything back, wherever the request had got to."""
 
@@ -198,9 +207,13 @@ class Admission:
     def running(self) -> int:
         return sum(len(line.running) for line in self._lines.values())
 
-    def placed(self) -> frozenset[str]:
-        """The adapters that hold a place."""
-        return frozenset(line.adapter for line in self._lines.values() if line.adapter and line.placed_at is not None)
+    def places(self) -> Places:
+        lines = [line for line in self._lines.values() if line.adapter is not None]
+        return Places(
+            self._places,
+            taken=frozenset(str(line.adapter) for line in lines if line.placed_at is not None),
+            wanted=frozenset(str(line.adapter) for line in lines if line.waiting and self._needs_place(line)),
+        )
 
     def waiting_by_adapter(self) -> dict[str | None, int]:
         """The length of every line that is not empty; None is the base model."""

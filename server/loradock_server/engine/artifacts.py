@@ -1,11 +1,10 @@
 """Adapter bytes for the engine: out of the content-addressed store, their hash compared at every load.
 
-Runs in worker threads. What it returns may be handed to vLLM, which checks next to nothing itself.
+Runs in the stager, one call at a time. What it returns may be handed to vLLM, which checks next to nothing itself.
 """
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
@@ -28,17 +27,13 @@ class StoredArtifacts:
         self._base = base
         self._limits = limits
         self._good: set[str] = set()  # digests
-        self._lock = threading.Lock()
 
     def fetch(self, digest: str) -> Path:
         try:
             folder = self._store.verify(digest)
-            with self._lock:
-                good = digest in self._good
-            if not good:
+            if digest not in self._good:
                 check_adapter(folder, self._base, self._limits).raise_if_faulty()
-                with self._lock:
-                    self._good.add(digest)
+                self._good.add(digest)
         except (BlobMissing, BlobCorrupt) as error:
             raise AdapterGone(str(error)) from error
         except AdapterError as error:

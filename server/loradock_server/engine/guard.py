@@ -6,7 +6,6 @@ what must be loaded first, and it reports what each request cost; what vLLM answ
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from loradock_adapters.errors import AdapterError
 from loradock_adapters.names import AdapterRef
 from loradock_server import wire
+from loradock_server.drain import Drain
 
 from .admission import Admission, AdmissionError
 from .context import RequestContext, current_request
@@ -39,7 +39,7 @@ class Health(Protocol):
 
 
 class Guard:
-    """Stands in front of every route; see the module's docstring. `draining` turns new work away."""
+    """Stands in front of every route; see the module's docstring. Once `drain` has begun, new work is turned away."""
 
     def __init__(
         self,
@@ -61,10 +61,7 @@ class Guard:
         self._internal = internal
         self._health = health
         self._answered = answered  # adapter id, seconds in the queue
-        self.draining = False
-        self.in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.drain = Drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -79,20 +76,10 @@ class Guard:
             await self._internal(scope, receive, send)
         elif not scope["path"].startswith("/v1/"):
             await reply_error(send, 404, f"no route {scope['path']}", code="not_found")
-        elif self.draining or self._health.errored:
+        elif self.drain.draining or self._health.errored:
             await reply_error(send, 503, "the engine is going down; retry", code="engine_unavailable", retry_after=1)
         else:
             await self._answer(scope, receive, send)
-
-    async def drained(self, timeout_seconds: float) -> bool:
-        """Turn new requests away and wait for the running ones; False when some still run at the deadline."""
-        self.draining = True
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         adapter, digest = header(scope, wire.ADAPTER) or None, header(scope, wire.DIGEST) or None
@@ -100,11 +87,10 @@ class Guard:
             await reply_error(send, 400, fault, code="bad_adapter_header")
             return
         context = RequestContext(header(scope, wire.REQUEST_ID), header(scope, wire.GATEWAY), adapter, digest)
-        self.in_flight += 1
-        self._idle.clear()
         try:
             heard = Listener(receive)
             async with AsyncExitStack() as held:
+                held.enter_context(self.drain.answering())
                 try:
                     # Other methods make the engine compute nothing.
                     if scope["method"] == "POST" and not await self._take_seat(context, heard, held):
@@ -126,9 +112,6 @@ class Guard:
                     # Before the lease ends: an adapter must not leave while the engine still computes with it.
                     await context.end()
         finally:
-            self.in_flight -= 1
-            if self.in_flight == 0:
-                self._idle.set()
             record = context.record()
             self._answered(adapter, record["queue_seconds"])
             await self._feed.publish(context.gateway, record)

@@ -15,6 +15,7 @@ from loradock_adapters.errors import AdapterError
 from loradock_adapters.names import AdapterRef
 from loradock_server import wire
 
+from .admission import Places
 from .memory import Memory
 from .replies import Receive, Scope, Send, reply_bytes, reply_error, reply_json
 from .residency import Residency, ResidencyError
@@ -24,8 +25,8 @@ MAX_BODY = 1 << 20  # some thousand pins
 
 
 class Internal:
-    """A small ASGI application. `describe` gives the part of the state that the residency does not know; `placed` the
-    adapters that hold a place; `generation` names this process, within which the feed's sequence numbers count.
+    """A small ASGI application. `describe` gives the part of the state that the residency does not know; `places` who
+    runs and who waits; `generation` names this process, within which the feed's sequence numbers count.
     """
 
     def __init__(
@@ -35,14 +36,14 @@ class Internal:
         feed: UsageFeed,
         generation: str,
         describe: Callable[[], dict[str, Any]],
-        placed: Callable[[], frozenset[str]],
-        metrics: Callable[[Memory], bytes],
+        places: Callable[[], Places],
+        metrics: Callable[[Memory, Places], bytes],
     ) -> None:
         self._residency = residency
         self._feed = feed
         self._generation = generation
         self._describe = describe
-        self._placed = placed
+        self._places = places
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +51,8 @@ class Internal:
             case "GET", wire.STATE:
                 await reply_json(send, 200, self._state())
             case "GET", wire.METRICS:
-                text = await asyncio.to_thread(self._metrics, self._memory())
+                places = self._places()
+                text = await asyncio.to_thread(self._metrics, Memory.of(self._residency, places.taken), places)
                 await reply_bytes(send, 200, text, "text/plain; version=0.0.4; charset=utf-8")
             case "GET", wire.USAGE:
                 await self._stream_usage(scope, receive, send)
@@ -62,10 +64,7 @@ class Internal:
                 await reply_error(send, 404, f"no internal route {method} {path}", code="not_found")
 
     def _state(self) -> dict[str, Any]:
-        return {**self._describe(), **self._memory().as_state()}
-
-    def _memory(self) -> Memory:
-        return Memory.of(self._residency, self._placed())
+        return {**self._describe(), **Memory.of(self._residency, self._places().taken).as_state()}
 
     async def _stream_usage(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = parse_qs(scope["query_string"].decode("latin-1"))

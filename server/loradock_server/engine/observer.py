@@ -13,6 +13,7 @@ from loradock_adapters.names import AdapterRef
 from loradock_server.telemetry.engine_metrics import EngineMetrics
 from loradock_server.telemetry.labels import AdapterLabels
 
+from .admission import Places
 from .memory import Memory
 
 
@@ -38,10 +39,11 @@ class EngineObserver:
         if queue_seconds is not None:
             self._metrics.queue_seconds.labels(*self._labels(adapter_id)).observe(queue_seconds)
 
-    def exposition(self, memory: Memory) -> bytes:
-        """All families in Prometheus' text format, with residency as in `memory`. May be called in a thread."""
+    def exposition(self, memory: Memory, places: Places) -> bytes:
+        """All families in Prometheus' text format, as of `memory` and `places`. May be called in a thread."""
         with self._exposing:  # or a scrape would find the series that another has just cleared
             self._show(memory)
+            self._show_places(places)
             return generate_latest(_Both(self._metrics.registry, self._further))
 
     def _show(self, memory: Memory) -> None:
@@ -51,6 +53,12 @@ class EngineObserver:
             resident.labels(*self._labels(adapter.id), adapter.tier).inc()  # several may share the label "other"
         self._metrics.adapter_memory.set(memory.bytes)
         self._metrics.adapter_memory_limit.set(memory.limit_bytes)
+
+    def _show_places(self, places: Places) -> None:
+        info = self._metrics.lora_requests_info
+        info.clear()  # one sample: who runs now, not who ran
+        lists = (",".join(sorted(adapters)) for adapters in (places.taken, places.wanted))
+        info.labels(places.limit, *lists).set_to_current_time()
 
     def _labels(self, adapter_id: str | None) -> AdapterLabels:
         if adapter_id is None:

@@ -22,7 +22,7 @@ import uvicorn
 
 from loradock_adapters.base_model import BaseModel
 
-from . import exits, vllm_compat
+from . import exits, orphans, vllm_compat
 from .admission import Admission
 from .guard import Guard
 from .internal import Internal
@@ -49,6 +49,7 @@ def main() -> None:
         # Set here too: something that vLLM imports turns the root logger down.
         logging.getLogger(name).setLevel(order.log_level.upper())
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
+    orphans.lead()
     import uvloop
 
     uvloop.run(run(order))
@@ -77,15 +78,17 @@ async def run(order: LaunchOrder) -> None:
         serving = asyncio.create_task(server.serve())
         dying = asyncio.create_task(leave_when_dead(engine))
         pulse = Pulse(
-            engine.round_trip, lambda: guard.in_flight > 0, cpu_seconds_of_group, hang_timeout=order.hang_timeout
+            engine.round_trip, lambda: guard.drain.in_flight > 0, cpu_seconds_of_group, hang_timeout=order.hang_timeout
         )
         hanging = asyncio.create_task(leave_when_hung(pulse))
         log.info("serving on %s", order.address)
         await _first(asyncio.create_task(stop.wait()), serving)
-        if not await guard.drained(order.drain_timeout):
-            log.warning("%d requests still run after %.0f s and are cut off", guard.in_flight, order.drain_timeout)
+        drain = guard.drain
+        drain.begin()
+        if not await drain.idle(order.drain_timeout):
+            log.warning("%d requests still run after %.0f s and are cut off", drain.in_flight, order.drain_timeout)
         server.should_exit = True
-        server.force_exit = guard.in_flight > 0
+        server.force_exit = drain.in_flight > 0
         dying.cancel()
         hanging.cancel()
         await serving
@@ -145,13 +148,13 @@ def build_guard(
 
     def describe() -> dict[str, Any]:
         return {
-            "ready": not guard.draining and not engine.errored,
+            "ready": not guard.drain.draining and not engine.errored,
             "generation": order.generation,
             "restarts": order.restarts,
             "base": {"name": order.served_name, "digest": order.base_digest},
             "max_model_len": order.max_model_len,
             "max_loras": order.max_loras,
-            "in_flight": guard.in_flight,
+            "in_flight": guard.drain.in_flight,
             "waiting": admission.waiting,
         }
 
@@ -160,7 +163,7 @@ def build_guard(
         feed=feed,
         generation=order.generation,
         describe=describe,
-        placed=admission.placed,
+        places=admission.places,
         metrics=observer.exposition,
     )
     guard = Guard(

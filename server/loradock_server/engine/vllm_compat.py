@@ -604,6 +604,7 @@ class OwnFamilies:
 
     def collect(self) -> Iterator[Any]:
         for family in REGISTRY.collect():
-            # lora_requests_info makes a new series for every combination of names and never drops one.
+            # Its lora_requests_info keeps a series for every combination of names there ever was, and calls all of them
+            # running that have any request. Ours is in telemetry.
             if family.name.startswith("vllm:") and family.name != "vllm:lora_requests_info":
                 yield family

@@ -46,7 +46,7 @@ def build_router(services: Services) -> APIRouter:
         adapters = table.catalogue.adapters.values()
         return {
             "object": "list",
-            "data": [adapter_view(adapter, watch.state) for adapter in adapters],
+            "data": [adapter_view(adapter, watch.state, table.why_not_served) for adapter in adapters],
             "memory": watch.state.memory,
         }
 
@@ -55,7 +55,7 @@ def build_router(services: Services) -> APIRouter:
         await table.refresh()
         adapter = require_adapter(services, name)
         response.headers.update(dict(etag_header(adapter.revision)))
-        return adapter_view(adapter, watch.state)
+        return adapter_view(adapter, watch.state, table.why_not_served)
 
     @router.get("/{name}/versions/{version}")
     async def show_version(name: str, version: int) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     adapter = require_adapter(services, ref.name)
     if ref.version not in adapter.versions:
         raise VersionNotFound(f"adapter {ref.name!r} has no version {ref.version}")
-    return version_view(adapter, adapter.versions[ref.version], services.watch.state)
+    return version_view(adapter, adapter.versions[ref.version], services.watch.state, services.table.why_not_served)
 
 
 async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
@@ -152,7 +152,7 @@ async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
     await services.table.refresh()
     await services.pins.keep()
     await services.watch.ask()
-    return adapter_view(require_adapter(services, name), services.watch.state)
+    return adapter_view(require_adapter(services, name), services.watch.state, services.table.why_not_served)
 
 
 async def _from_source(services: Services, order: _Order, request: Request) -> Registered:

@@ -25,11 +25,11 @@ from loradock_adapters.errors import LoraDockError
 from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
 from loradock_server import __version__, wire
+from loradock_server.drain import Drain
 from loradock_server.gateway import admin_adapters, admin_aliases, admin_audit, admin_gc, admin_keys, health, models
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
-from loradock_server.gateway.drain import Drain
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import (
     BadRequest,
@@ -119,6 +119,7 @@ def _build(
     table.on_change.append(auth.forget)
     limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes)
     watch = EngineWatch(engine, base, metrics)
+    engine.on_failure.append(watch.request_failed)
     return Services(
         settings=settings,
         registry=registry,

@@ -10,7 +10,7 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +37,11 @@ _STALE_SECONDS = 0.1
 
 
 class EngineClient:
-    """Calls to one engine (or to the router in front of many). Open it with `async with`."""
+    """Calls to one engine (or to the router in front of many). Open it with `async with`.
+
+    `on_failure` are told, in words, why an inference request failed on the line, and whether nobody was there to answer
+    it (`gone`); else an answer broke off in its middle, which may be that one request's fault.
+    """
 
     def __init__(self, address: str, token: str, gateway_id: str, *, request_timeout: float) -> None:
         self.address = address
@@ -48,6 +52,7 @@ class EngineClient:
         self._session: aiohttp.ClientSession | None = None
         self._answering: set[asyncio.Task[Any]] = set()
         self._is_cut = False
+        self.on_failure: list[Callable[[str, bool], None]] = []
 
     async def __aenter__(self) -> EngineClient:
         connector: aiohttp.BaseConnector
@@ -86,7 +91,7 @@ class EngineClient:
 
         Errors inside the block that come from the line are translated like those of the request itself.
         """
-        with self._translated(), self._cuttable():
+        with self._translated(), self._cuttable(), self._reported():
             response = await self._send(path, body, headers)
             try:
                 yield response
@@ -175,6 +180,15 @@ class EngineClient:
         finally:
             self._answering.discard(task)
 
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            for told in self.on_failure:
+                told(_in_words(error), isinstance(error, aiohttp.ClientConnectionError))
+            raise
+
     def _require_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             raise EngineUnavailable("the gateway's line to the engine is closed")
@@ -198,9 +212,11 @@ class _Translated:
         if isinstance(error, aiohttp.ClientResponseError) and error.status == 401:
             raise EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)") from error
         if isinstance(error, (aiohttp.ClientError, json.JSONDecodeError)):
-            raise EngineUnavailable(
-                f"the engine is not answering ({type(error).__name__}); try again shortly"
-            ) from error
+            raise EngineUnavailable(_in_words(error)) from error
+
+
+def _in_words(error: Exception) -> str:
+    return f"the engine is not answering ({type(error).__name__}); try again shortly"
 
 
 async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:

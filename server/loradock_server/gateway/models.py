@@ -20,7 +20,7 @@ def build_router(services: Services) -> APIRouter:
     @router.get("")
     async def list_models() -> dict[str, Any]:
         live = (adapter.live[0] for adapter in table.catalogue.adapters.values() if adapter.live)
-        adapters = [_adapter(services, v.ref.name, v) for v in live if table.is_served(v.base_digest)]
+        adapters = [_adapter(services, v.ref.name, v) for v in live if table.why_not_served(v) is None]
         return {"object": "list", "data": [_base(services), *adapters]}
 
     @router.get("/{model}")

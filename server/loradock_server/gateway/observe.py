@@ -14,8 +14,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loradock_server import wire
+from loradock_server.drain import Drain
 from loradock_server.gateway.asgi import headers_of, send_answer
-from loradock_server.gateway.drain import Drain
 from loradock_server.gateway.errors import ShuttingDown, explain
 from loradock_server.telemetry import attributes as names
 from loradock_server.telemetry import tracing

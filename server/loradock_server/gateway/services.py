@@ -10,10 +10,10 @@ from starlette.requests import Request
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.registry import Actor, Registry
 from loradock_adapters.store import Store
+from loradock_server.drain import Drain
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator, Caller
 from loradock_server.gateway.background import Background
-from loradock_server.gateway.drain import Drain
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.registration import Registrar

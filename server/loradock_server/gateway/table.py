@@ -69,7 +69,8 @@ class RoutingTable:
             record = route.pick(key)
         except AdapterNotFound as error:
             raise ModelNotFound(f"model {_shown(model)} does not exist: {error}") from error
-        self._require_our_base(model, record)
+        if reason := self.why_not_served(record):
+            raise ModelNotFound(f"model {_shown(model)} {reason}")
         return Target(record.ref.id, record.ref, record.digest, route.alias)
 
     def _route(self, model: str) -> Route | None:
@@ -81,20 +82,18 @@ class RoutingTable:
         except AdapterNotFound as error:
             raise ModelNotFound(f"model {_shown(model)} does not exist: {error}{self._nearest(model)}") from error
 
-    def _require_our_base(self, model: str, record: VersionRecord) -> None:
-        if record.base_digest != self._base.digest:
-            raise ModelNotFound(
-                f"model {_shown(model)} was registered for another base model (digest {record.base_digest[:12]}…); "
-                f"this server has {self.base_name!r} ({self._base.digest[:12]}…). Register it again to have it checked"
-            )
-
     def _nearest(self, model: str) -> str:
         found = difflib.get_close_matches(model[:80], [*self.catalogue.adapters, self.base_name], n=1)
         return f"; did you mean {found[0]!r}?" if found else ""
 
-    def is_served(self, base_digest: str) -> bool:
-        """Whether an adapter that was checked against this base can be answered by ours."""
-        return base_digest == self._base.digest
+    def why_not_served(self, record: VersionRecord) -> str | None:
+        """Why a registered version cannot be answered by our base, as the end of a sentence; None when it can."""
+        if record.base_digest == self._base.digest:
+            return None
+        return (
+            f"was registered for another base model (digest {record.base_digest[:12]}…); this server has "
+            f"{self.base_name!r} ({self._base.digest[:12]}…). Register it again to have it checked"
+        )
 
     async def refresh(self) -> None:
         """Read the catalogue now. Raises RegistryError; the old one stays then."""
@@ -110,7 +109,7 @@ class RoutingTable:
         since = {name: adapter.pinned_at for name, adapter in self.catalogue.adapters.items() if adapter.pinned_at}
         for name in sorted(since, key=lambda name: (since[name], name)):
             for live in self.catalogue.adapters[name].live:
-                if self.is_served(live.base_digest):
+                if self.why_not_served(live) is None:
                     yield live.ref.id, live.digest
 
     async def follow(self) -> None:

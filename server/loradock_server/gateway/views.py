@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,12 +14,16 @@ from loradock_server.gateway.watch import EngineState
 _TIERS = {"slot": 0, "memory": 1, "disk": 2}
 
 
-def adapter_view(adapter: AdapterRecord, engine: EngineState) -> dict[str, Any]:
+# Why a version cannot be answered here at all, as the end of a sentence; None when it can.
+WhyNotServed = Callable[[VersionRecord], str | None]
+
+
+def adapter_view(adapter: AdapterRecord, engine: EngineState, why_not_served: WhyNotServed) -> dict[str, Any]:
     """An adapter with its versions, oldest first, and what these come to together: the nearest tier, bytes in memory,
     requests in flight, the last use. `residency` maps ids in the engine's memory to their tier, `aliases` names to a
     version number or, when traffic is split, to weights by version.
     """
-    versions = [version_view(adapter, record, engine) for _, record in sorted(adapter.versions.items())]
+    versions = [version_view(adapter, record, engine, why_not_served) for _, record in sorted(adapter.versions.items())]
     return {
         "object": "adapter",
         "name": adapter.name,
@@ -38,7 +42,9 @@ def adapter_view(adapter: AdapterRecord, engine: EngineState) -> dict[str, Any]:
     }
 
 
-def version_view(adapter: AdapterRecord, record: VersionRecord, engine: EngineState) -> dict[str, Any]:
+def version_view(
+    adapter: AdapterRecord, record: VersionRecord, engine: EngineState, why_not_served: WhyNotServed
+) -> dict[str, Any]:
     """One version. `tier` is slot (it may run), memory or disk, `residency` the same but null for disk; `bytes` is what
     it takes in memory, `size_bytes` on disk. The pin is the live version's.
     """
@@ -70,7 +76,7 @@ def version_view(adapter: AdapterRecord, record: VersionRecord, engine: EngineSt
         "in_flight": resident.get("in_flight", 0),
         "last_used": _moment(resident.get("last_used")),
         "pinned": pinned,
-        "pin_problem": _pin_problem(record.ref.id, engine) if pinned else None,
+        "pin_problem": _pin_problem(record, engine, why_not_served) if pinned else None,
         "manifest": dict(record.manifest),
     }
 
@@ -127,9 +133,11 @@ def _moment(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def _pin_problem(adapter_id: str, engine: EngineState) -> str | None:
+def _pin_problem(record: VersionRecord, engine: EngineState, why_not_served: WhyNotServed) -> str | None:
     """Why a pinned version is not in memory, as far as somebody knows it."""
+    if reason := why_not_served(record):
+        return f"{record.ref.id} {reason}"  # no engine is told of it
     if not engine.ready:
         return engine.problem
-    problem: str | None = (engine.pins or {}).get(adapter_id, {}).get("pin_problem")
+    problem: str | None = (engine.pins or {}).get(record.ref.id, {}).get("pin_problem")
     return problem

@@ -1,5 +1,5 @@
-"""How the engine is doing, asked twice a second: ready or not, which process, which base model, which
-adapters.
+"""How the engine is doing, asked twice a second and whenever a request failed on the line to it: ready or not, which
+process, which base model, which adapters.
 
 Keeps the last known state and the two engine metrics in step with it. It starts and stops nothing: the
 supervisor does.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,24 +55,42 @@ class EngineWatch:
         self._base = base
         self._metrics = metrics
         self.state = EngineState()
+        self._doubted = asyncio.Event()
+        self._losses = 0
 
     async def follow(self) -> None:
         """Ask until cancelled."""
         while True:
+            self._doubted.clear()
             await self.ask()
-            await asyncio.sleep(POLL_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._doubted.wait()
 
     async def ask(self) -> None:
         """Ask once, now."""
-        before = self.state
+        losses = self._losses
         try:
-            self.state = self._read(await self._engine.state())
+            state = self._read(await self._engine.state())
         except (EngineUnavailable, EngineTimeout) as error:
             # Its adapters died with it; how often it was restarted is still known.
-            self.state = _without_memory(before, str(error))
+            state = _without_memory(self.state, str(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             problem = f"the engine's state cannot be read ({error!r}); is {self._engine.address} a LoRADock engine?"
-            self.state = _without_memory(before, problem)
+            state = _without_memory(self.state, problem)
+        if losses == self._losses:  # else a request has found out more meanwhile
+            self._become(state)
+
+    def request_failed(self, problem: str, gone: bool) -> None:
+        """Hear that a request failed on the line: a `gone` engine is not ready, until it is asked, which is now."""
+        if self.state.ready:
+            self._doubted.set()
+        if gone:
+            self._losses += 1
+            self._become(_without_memory(self.state, problem))
+
+    def _become(self, state: EngineState) -> None:
+        before, self.state = self.state, state
         self._metrics.engine_up.set(self.state.ready)
         self._metrics.engine_restarts.value = self.state.restarts
         if self.state.ready != before.ready:

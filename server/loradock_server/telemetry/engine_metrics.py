@@ -1,4 +1,4 @@
-"""What the engine counts: adapter loads, evictions and residency, and time spent in its queue.
+"""What the engine counts and shows: adapter loads, evictions and residency, who runs, and time spent in its queue.
 
 Instruments only; the engine decides when to count and serves them under `/internal/metrics`.
 """
@@ -49,6 +49,13 @@ class EngineMetrics:
         )
         self.adapter_memory_limit = Gauge(
             "loradock_adapter_memory_limit_bytes", "Memory that adapters may take in the engine.", registry=registry
+        )
+        # vLLM's name and labels: what endpoint pickers look for (llm-d, Gateway API Inference Extension).
+        self.lora_requests_info = Gauge(
+            "vllm:lora_requests_info",
+            "Adapters that run, and adapters whose requests wait for one that runs to make way; value: now.",
+            ("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
+            registry=registry,
         )
         self.queue_seconds = Histogram(
             "loradock_queue_seconds",

@@ -71,8 +71,8 @@ class World:
             feed=self.feed,
             generation="g",
             describe=lambda: {"ready": True},
-            placed=lambda: self.admission.placed(),
-            metrics=lambda memory: b"loradock_x 1\n",
+            places=lambda: self.admission.places(),
+            metrics=lambda memory, places: b"loradock_x 1\n",
         )
         self.admission = Admission(rules or Rules(quantum_seconds=0.01), places=1, seats=2)
         self.queued: list[tuple[str | None, float | None]] = []
@@ -218,11 +218,12 @@ def test_draining_turns_new_requests_away_and_waits_for_the_running_ones() -> No
         world = World(app)
         running = asyncio.create_task(world.client.post("/v1/completions"))
         await asyncio.sleep(0.01)
-        assert not await world.guard.drained(0.01)
+        world.guard.drain.begin()
+        assert not await world.guard.drain.idle(0.01)
         refused = await world.client.post("/v1/completions")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         release.set()
-        assert await world.guard.drained(5)
+        assert await world.guard.drain.idle(5)
         assert (await running).status_code == 200
 
     drive(main())
@@ -261,7 +262,7 @@ def test_a_request_whose_adapter_headers_make_no_sense_is_refused_and_never_answ
         world = World(app)
         response = await world.client.post("/v1/completions", headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_adapter_header")
-        assert world.guard.in_flight == 0
+        assert world.guard.drain.in_flight == 0
 
     drive(main())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -31,7 +32,7 @@ class World:
             feed=UsageFeed(),
             generation="g",
             describe=lambda: {"ready": True},
-            placed=self.admission.placed,
+            places=self.admission.places,
             metrics=observer.exposition,
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app=internal), base_url="http://engine")
@@ -44,6 +45,12 @@ class World:
         pins = [{"id": name, "digest": digest_of(name)} for name in adapters]
         assert (await self.client.post("/internal/pins", json={"pins": pins})).status_code == 200
         await settled()
+
+    async def lora_requests_info(self) -> dict[str, str]:
+        page = (await self.client.get("/internal/metrics")).text
+        families = {family.name: family for family in text_string_to_metric_families(page)}
+        (sample,) = families["vllm:lora_requests_info"].samples
+        return {label.removesuffix("_lora_adapters"): value for label, value in sample.labels.items()}
 
     async def samples(self, name: str) -> dict[tuple[str, ...], float]:
         page = (await self.client.get("/internal/metrics")).text
@@ -70,9 +77,9 @@ def meter() -> Reading:
 def test_an_adapter_that_holds_a_place_is_in_a_slot_and_another_in_memory() -> None:
     async def scenario(world: World) -> None:
         await use(world.residency, "idle@1")
-        assert world.admission.placed() == frozenset()
+        assert world.admission.places().taken == frozenset()
         with world.admission.line_up("busy@2", meter), world.admission.line_up(None, meter):
-            assert world.admission.placed() == {"busy@2"}
+            assert world.admission.places().taken == {"busy@2"}
             async with world.residency.lease("busy@2", digest_of("busy@2", 250)):
                 busy, idle = (await world.state())["adapters"]
                 tiers = await world.samples("loradock_adapter_resident")
@@ -96,6 +103,18 @@ def test_one_that_left_memory_leaves_no_series_behind() -> None:
         await world.residency.unload("a@1")
         assert await world.samples("loradock_adapter_resident") == {}
         assert await world.samples("loradock_adapter_memory_bytes") == {(): 0}
+
+    run(scenario)
+
+
+def test_the_gauge_for_endpoint_pickers_says_who_runs_and_who_waits_now() -> None:
+    async def scenario(world: World) -> None:
+        assert await world.lora_requests_info() == {"max_lora": "2", "running": "", "waiting": ""}
+        with ExitStack() as asking:
+            for adapter in ("b@1", "a@1", "c@1", None, "a@1", "a@1"):  # a's last one finds no seat
+                asking.enter_context(world.admission.line_up(adapter, meter))
+            assert await world.lora_requests_info() == {"max_lora": "2", "running": "a@1,b@1", "waiting": "c@1"}
+        assert await world.lora_requests_info() == {"max_lora": "2", "running": "", "waiting": ""}
 
     run(scenario)
 

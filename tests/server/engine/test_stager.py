@@ -70,7 +70,8 @@ def test_it_verifies_and_lays_out_at_low_priority_and_ends_with_the_engine(
     assert staged_rows(stager, blob.folder, base) > 0
     assert stager._process is not None
     pid = stager._process.pid
-    assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
+    lowest = 19
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(lowest, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
     stager.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

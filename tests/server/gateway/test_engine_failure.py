@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from loradock_server.gateway import watch
 from tests.fakes.engine import Reply
 from tests.server.gateway.conftest import Gateway, Start, eventually
 
@@ -81,6 +83,34 @@ def test_readiness_and_the_engine_metrics_follow_death_and_return(gateway: Gatew
     assert gateway.metric("loradock_engine_up") == 1
     assert gateway.metric("loradock_engine_restarts_total") == 1
     assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
+
+
+@pytest.fixture
+def unasked(start: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    """A gateway that asks its engine only once by itself."""
+    monkeypatch.setattr(watch, "POLL_SECONDS", 3600.0)
+    with start() as running:
+        yield running
+
+
+def test_a_request_that_finds_no_engine_ends_readiness_at_once(unasked: Gateway) -> None:
+    unasked.engine.die()
+    assert unasked.http.post("/v1/completions", json=BODY).status_code == 503
+    assert unasked.http.get("/readyz").status_code == 503
+    assert unasked.metric("loradock_engine_up") == 0
+
+
+def test_a_stream_that_breaks_off_has_the_engine_asked_at_once(unasked: Gateway) -> None:
+    unasked.engine.enqueue(Reply(tokens=("a", "b"), die_at=1))
+    assert unasked.http.post("/v1/completions", json={**BODY, "stream": True}).status_code == 200
+    eventually(lambda: unasked.http.get("/readyz").status_code == 503)
+
+
+def test_an_engine_that_lives_on_is_ready_again_as_soon_as_it_says_so(unasked: Gateway) -> None:
+    unasked.engine.enqueue(Reply(hang_up_after=0))
+    unasked.engine.cut_connections()  # so that the request comes on a new one, and is not sent again
+    assert unasked.http.post("/v1/completions", json=BODY).status_code == 503
+    eventually(lambda: unasked.http.get("/readyz").status_code == 200)
 
 
 def test_an_engine_with_another_base_model_answers_nobody(start: Start) -> None:

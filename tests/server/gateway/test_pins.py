@@ -78,6 +78,22 @@ def test_pins_made_while_no_engine_answers_are_kept_for_it(start: Start) -> None
         eventually(lambda: ids(gateway) == ["poet@1"])
 
 
+def test_a_pin_on_an_adapter_of_another_base_says_so_and_no_engine_is_told(start: Start) -> None:
+    with start() as gateway:
+        gateway.register("poet")
+        pin(gateway, "poet")
+        base = gateway.settings.model
+    with open(f"{base}/config.json", "a") as config:
+        config.write(" ")
+    with start() as gateway:
+        view = gateway.http.get("/admin/adapters/poet").json()
+        assert "another base model" in view["pin_problem"]
+        assert view["versions"][0]["pin_problem"] == view["pin_problem"]
+        assert gateway.http.get("/admin/adapters").json()["data"][0]["pin_problem"] == view["pin_problem"]
+        assert pin(gateway, "poet")["pin_problem"] == view["pin_problem"]
+        assert ids(gateway) == []
+
+
 def test_the_engine_is_told_again_while_a_wanted_adapter_is_missing_and_only_then(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

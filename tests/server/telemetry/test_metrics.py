@@ -36,6 +36,7 @@ def test_gateway_and_engine_pages_hold_every_contract_family_once() -> None:
         "loradock_adapter_memory_bytes",
         "loradock_adapter_memory_limit_bytes",
         "loradock_queue_seconds",
+        "vllm:lora_requests_info",
     }
 
 

@@ -36,32 +36,32 @@ _output_4x16, _output_1x16 = output_tile(4, 1), output_tile(1, 1)
 
 
 @numba.njit(inline="always")
+def _add_columns(
+    four_rows: Any, one_row: Any, tile: int, done: int, end: int,
+    h: int, h_step: int, b: int, to_next: int, pairs: int, y: int, y_step: int, rows: int,
+) -> None:  # fmt: skip
+    """The columns from `done` to `end`, `tile` at a time, by two tiles of that width."""
+    step = pairs * 64  # from 16 outputs to the next 16
+    while done < end:
+        weights, out, row = b + done * pairs * 4, y + done * 2, 0
+        while row + 4 <= rows:
+            four_rows(h + row * h_step, h_step, weights, step, pairs, out + row * y_step, y_step, weights)
+            row += 4
+        while row < rows:
+            ahead = weights + to_next
+            one_row(h + row * h_step, h_step, weights, step, pairs, out + row * y_step, y_step, ahead)
+            row += 1
+        done += tile
+
+
+@numba.njit(inline="always")
 def _add_part(
     h: int, h_step: int, b: int, to_next: int, pairs: int, y: int, y_step: int, rows: int, width: int
 ) -> None:
     """One slice's columns of one block of rows."""
-    step = pairs * 64  # from 16 outputs to the next 16
-    done = 0
-    while done + 64 <= width:
-        weights, out, row = b + done * pairs * 4, y + done * 2, 0
-        while row + 4 <= rows:
-            _output_4x64(h + row * h_step, h_step, weights, step, pairs, out + row * y_step, y_step, weights)
-            row += 4
-        while row < rows:
-            ahead = weights + to_next
-            _output_1x64(h + row * h_step, h_step, weights, step, pairs, out + row * y_step, y_step, ahead)
-            row += 1
-        done += 64
-    while done < width:
-        weights, out, row = b + done * pairs * 4, y + done * 2, 0
-        while row + 4 <= rows:
-            _output_4x16(h + row * h_step, h_step, weights, step, pairs, out + row * y_step, y_step, weights)
-            row += 4
-        while row < rows:
-            ahead = weights + to_next
-            _output_1x16(h + row * h_step, h_step, weights, step, pairs, out + row * y_step, y_step, ahead)
-            row += 1
-        done += 16
+    most = width // 64 * 64
+    _add_columns(_output_4x64, _output_1x64, 64, 0, most, h, h_step, b, to_next, pairs, y, y_step, rows)
+    _add_columns(_output_4x16, _output_1x16, 16, most, width, h, h_step, b, to_next, pairs, y, y_step, rows)
 
 
 _SIGNATURE = types.void(
