@@ -7,8 +7,14 @@
     │   ├── AdapterUnreadable                    .where
     │   │   └── AdapterMalformed
     │   ├── RepairRefused
-    │   └── AdapterNotFound       (LookupError)
-    │       └── VersionNotFound
+    │   ├── AdapterNotFound       (LookupError)
+    │   │   └── VersionNotFound
+    │   │       └── AliasNotFound
+    │   ├── InvalidSplit          (ValueError)
+    │   ├── VersionRetired
+    │   ├── AdapterConflict
+    │   │   └── VersionInUse
+    │   └── ChangedMeanwhile                     .revision .current
     ├── StoreError
     │   ├── BlobMissing           (LookupError)
     │   └── BlobCorrupt
@@ -21,7 +27,8 @@ It knows no HTTP status: the gateway's table turns a class into one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loradock_adapters.faults import Report
@@ -71,6 +78,36 @@ class AdapterNotFound(AdapterError, LookupError):
 
 class VersionNotFound(AdapterNotFound):
     """The adapter exists, this version or alias of it does not; seen by clients as 404 too."""
+
+
+class AliasNotFound(VersionNotFound):
+    """The adapter exists, this alias of it does not."""
+
+
+class InvalidSplit(AdapterError, ValueError):
+    """An alias cannot point like this; seen by whoever sets it."""
+
+
+class VersionRetired(AdapterError):
+    """The version was taken out of service; seen by clients as 410 adapter_retired."""
+
+
+class AdapterConflict(AdapterError):
+    """What is asked for does not fit the state that a version or an alias is in."""
+
+
+class VersionInUse(AdapterConflict):
+    """An alias points to the version; seen by whoever wants to retire or delete it."""
+
+
+class ChangedMeanwhile(AdapterError):
+    """Somebody else changed what was to be changed; `revision` and `current` are what is there, None for nothing."""
+
+    def __init__(self, what: str, revision: int | None, current: Mapping[str, Any] | None) -> None:
+        self.revision = revision
+        self.current = current
+        there = "it is gone" if revision is None else f"it is at revision {revision} now"
+        super().__init__(f"{what} was changed by somebody else: {there}; look at it and try again")
 
 
 class StoreError(LoraDockError):

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +87,49 @@ class Store:
             return ()
         return tuple(sorted(entry.name for entry in self._blobs.iterdir() if _DIGEST.fullmatch(entry.name)))
 
-    def sweep(self, *, older_than_seconds: float = 86_400) -> int:
-        """Remove what crashed writers left behind, and return how many; fresh ones may still be growing."""
+    def idle_seconds(self, digest: str) -> float:
+        """How long ago these bytes were last put in, whether or not they were there already. Raises BlobMissing."""
+        return max(0.0, time.time() - self.path(digest).stat().st_mtime)
+
+    def size_bytes(self, digest: str) -> int:
+        """All files of a blob together. Raises BlobMissing."""
+        return sum(entry.stat().st_size for entry in self.path(digest).iterdir())
+
+    def remove(self, digest: str, *, unless: Callable[[], bool]) -> bool:
+        """Remove a blob, unless it is needed after all; False if so.
+
+        It is out of the way before `unless` is asked: who refers to it from then on finds it missing, and puts it in
+        again. Raises BlobMissing, StoreError.
+        """
+        folder = self.path(digest)
+        try:
+            aside = self._move_aside(folder, self._growing)
+            if unless():
+                aside.rename(folder)
+                folder.chmod(0o555)
+                aside.parent.rmdir()
+                return False
+            _discard(aside.parent)
+        except OSError as error:
+            raise StoreError(f"the store {self.root} could not remove blob {digest}: {error}") from error
+        return True
+
+    def quarantine(self, digest: str) -> Path:
+        """Move a corrupt blob to `root/corrupt`, for somebody to look at. Raises BlobMissing, StoreError."""
+        try:
+            return self._move_aside(self.path(digest), self.root / "corrupt")
+        except OSError as error:
+            raise StoreError(f"the store {self.root} could not move blob {digest}: {error}") from error
+
+    def leftovers(self, *, older_than_seconds: float) -> tuple[Path, ...]:
+        """What crashed writers left behind; fresh ones may still be growing."""
         limit = time.time() - older_than_seconds
-        leftovers = self._growing.iterdir() if self._growing.is_dir() else ()
-        stale = [folder for folder in leftovers if folder.stat().st_mtime < limit]
+        found = sorted(self._growing.iterdir()) if self._growing.is_dir() else ()
+        return tuple(folder for folder in found if folder.stat().st_mtime <= limit)
+
+    def sweep(self, *, older_than_seconds: float = 86_400) -> int:
+        """Remove what crashed writers left behind, and return how many."""
+        stale = self.leftovers(older_than_seconds=older_than_seconds)
         for folder in stale:
             _discard(folder)
         return len(stale)
@@ -104,12 +142,10 @@ class Store:
         if blob.folder.exists():
             try:
                 self.verify(blob.digest)
+                os.utime(blob.folder)  # somebody is about to refer to it: `idle_seconds` starts anew
                 return
             except BlobCorrupt:
-                blob.folder.chmod(0o700)  # or it could not be moved
-                aside = Path(tempfile.mkdtemp(dir=self._growing))
-                blob.folder.rename(aside / blob.digest)
-                _discard(aside)
+                _discard(self._move_aside(blob.folder, self._growing).parent)
         try:
             growing.rename(blob.folder)
         except OSError:
@@ -118,6 +154,12 @@ class Store:
             return  # another writer was faster with the same bytes
         blob.folder.chmod(0o555)
         sync_folder(self._blobs)
+
+    def _move_aside(self, folder: Path, where: Path) -> Path:
+        where.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=where)) / folder.name
+        folder.chmod(0o700)  # or it could not be moved
+        return folder.rename(aside)
 
     def _folder(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):

@@ -79,6 +79,10 @@ class Server:
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, headers={"authorization": f"Bearer {self.key}"}, trust_env=False, timeout=30)
 
+    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.key}"}
+        return httpx.post(self.url + path, json=body, headers=headers, trust_env=False, timeout=60)
+
     def loradock(self, *args: str) -> Any:
         """Run the command line on this machine, as its operator would; returns the JSON it prints."""
         done = subprocess.run(

@@ -1,17 +1,37 @@
-"""Names, versions, aliases and API keys, in a SQL database."""
+"""Names, versions, aliases, API keys and who changed them, in a SQL database."""
 
-from loradock_adapters.registry.catalogue import AdapterRecord, Catalogue, VersionFacts, VersionRecord
+from loradock_adapters.registry.audit import Action, Actor, AuditEvent
+from loradock_adapters.registry.catalogue import (
+    AdapterRecord,
+    AliasRecord,
+    Catalogue,
+    Route,
+    VersionFacts,
+    VersionRecord,
+)
+from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.keys import SCOPES, KeyRecord, KeyTable
-from loradock_adapters.registry.registry import Registration, Registry
+from loradock_adapters.registry.registry import Registry
+from loradock_adapters.registry.splits import Split
+from loradock_adapters.registry.states import VersionState
+from loradock_adapters.registry.versions import Staged
 
 __all__ = [
     "SCOPES",
+    "Action",
+    "Actor",
     "AdapterRecord",
+    "AliasRecord",
+    "AuditEvent",
     "Catalogue",
+    "IfMatch",
     "KeyRecord",
     "KeyTable",
-    "Registration",
     "Registry",
+    "Route",
+    "Split",
+    "Staged",
     "VersionFacts",
     "VersionRecord",
+    "VersionState",
 ]

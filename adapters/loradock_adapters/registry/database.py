@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import RegistryError
+from loradock_adapters.registry.listening import CHANNEL, Listener
 from loradock_adapters.registry.tables import StateRow
 
 BUSY_TIMEOUT_SECONDS = 15
@@ -45,17 +46,25 @@ class Database:
         wrote it.
         """
         try:
-            parsed = make_url(url)
-            engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else create_engine(parsed)
-            database = cls(engine)
-            with database._writers.connect() as connection:
-                database._migrate(connection)
+            database = cls(_engine(make_url(url)))
+            try:
+                with database._writers.connect() as connection:
+                    database._migrate(connection)
+                    _require_sound(connection)
+            except BaseException:
+                database.close()
+                raise
         except CommandError as error:
             raise RegistryError(
                 f"registry {_shown(url)} has a schema this version does not know ({error}); "
                 "it was written by a newer LoRADock: upgrade this one"
             ) from error
-        except (SQLAlchemyError, OSError, ImportError) as error:
+        except ImportError as error:
+            raise RegistryError(
+                f"registry {_shown(url)} needs a driver that is not installed ({error}); "
+                "for PostgreSQL: pip install 'loradock[postgres]'"
+            ) from error
+        except (SQLAlchemyError, OSError) as error:
             raise RegistryError(f"registry {_shown(url)} cannot be opened: {error}") from error
         return database
 
@@ -69,18 +78,58 @@ class Database:
     def write(self) -> Iterator[Session]:
         """A session alone among writers; leaving it commits, and the revision has grown by one.
 
+        `session.info["revision"]` is what it has grown to.
         Whoever finds nothing to change calls `session.rollback()`; the revision then stays.
         """
         with _registry_errors(), Session(self._writers, expire_on_commit=False) as session:
             # First of all, because on PostgreSQL this row is the lock.
-            session.execute(update(StateRow).values(revision=StateRow.revision + 1))
+            grown = update(StateRow).values(revision=StateRow.revision + 1).returning(StateRow.revision)
+            session.info["revision"] = session.scalars(grown).one()
+            if self.notifies:
+                session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
             yield session
             session.commit()
+
+    @property
+    def notifies(self) -> bool:
+        """Whether others are told of a change, rather than having to ask."""
+        return self._engine.dialect.name == "postgresql"
+
+    def listen(self) -> Listener:
+        """Hear of others' changes from now on; only where `notifies`. Raises RegistryError."""
+        with _registry_errors():
+            return Listener(self._engine)
+
+    def damage(self) -> tuple[str, ...]:
+        """What SQLite's own checks find wrong, in its words; PostgreSQL looks after itself."""
+        if self._engine.dialect.name != "sqlite":
+            return ()
+        with self.read() as session:
+            pages = session.execute(text("PRAGMA integrity_check")).scalars()
+            found = [line for line in pages if line != "ok"]
+            for table, row, parent, _ in session.execute(text("PRAGMA foreign_key_check")):
+                found.append(f"row {row} of {table} refers to a row of {parent} that is not there")
+        return tuple(found)
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def _migrate(self, connection: Connection) -> None:
+    @classmethod
+    def downgrade(cls, url: str, revision: str) -> None:
+        """Take the schema back to what an earlier release knows; nothing else may be using the database.
+
+        What that release has no place for is lost. Raises RegistryError.
+        """
+        database = cls.open(url)
+        try:
+            with _registry_errors(), database._writers.connect() as connection:
+                database._migrate(connection, revision)
+        except CommandError as error:
+            raise RegistryError(f"registry {_shown(url)} cannot be taken back to {revision!r}: {error}") from error
+        finally:
+            database.close()
+
+    def _migrate(self, connection: Connection, back_to: str | None = None) -> None:
         # All in one transaction under one lock, so two servers that start together do not trip each other.
         with _migrating, connection.begin():
             if connection.dialect.name == "postgresql":
@@ -89,7 +138,27 @@ class Database:
             # Found through the package, so it works from a wheel; no ini file and no logging set-up.
             config.set_main_option("script_location", "loradock_adapters.registry:migrations")
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if back_to is None:
+                command.upgrade(config, "head")
+            else:
+                command.downgrade(config, back_to)
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url)
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    # A pooled connection may have died with its server, which restarts now and then.
+    return create_engine(url, pool_pre_ping=True)
+
+
+def _require_sound(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        found = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+        connection.rollback()
+        if found != "ok":
+            raise RegistryError(f"the registry's database is damaged ({found}); restore a backup")
 
 
 def _sqlite(url: URL) -> Engine:

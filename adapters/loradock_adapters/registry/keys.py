@@ -18,6 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import KeyNotFound, RegistryError
+from loradock_adapters.registry.audit import Action, Actor, note
 from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.tables import KeyRow
 
@@ -48,7 +49,7 @@ class KeyTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, name: str, scopes: Iterable[str]) -> tuple[KeyRecord, str]:
+    def create(self, name: str, scopes: Iterable[str], *, by: Actor) -> tuple[KeyRecord, str]:
         """Make a key and return it with its secret, which cannot be read again."""
         wanted = frozenset(scopes)
         if not wanted or not wanted <= SCOPES:
@@ -57,7 +58,7 @@ class KeyTable:
             raise RegistryError(f"key name {name[:80]!r} is not allowed; use 1 to 100 printable characters")
         secret = _new_secret()
         with self._database.write() as session:
-            row = _add(session, name, wanted, secret)
+            row = _add(session, name, wanted, secret, by)
         return _record(row), secret
 
     def ensure_admin(self, secret: str | None = None) -> str | None:
@@ -74,7 +75,7 @@ class KeyTable:
                 session.rollback()
                 return None
             chosen = secret or _new_secret()
-            _add(session, "first admin", frozenset({ADMIN, INFERENCE}), chosen)
+            _add(session, "first admin", frozenset({ADMIN, INFERENCE}), chosen, Actor("first start"))
         if len(chosen) < _STRONG_SECRET:
             _log.warning(
                 "the chosen admin key has %d characters; %d or more resist guessing",
@@ -101,7 +102,7 @@ class KeyTable:
             rows = session.scalars(select(KeyRow).order_by(KeyRow.created_at, KeyRow.id)).all()
         return tuple(_record(row) for row in rows)
 
-    def revoke(self, id: str) -> KeyRecord:
+    def revoke(self, id: str, *, by: Actor) -> KeyRecord:
         """End a key for good; ending it twice changes nothing.
 
         Raises KeyNotFound, and RegistryError for the last admin key, which would lock everybody out.
@@ -118,10 +119,11 @@ class KeyTable:
             if ADMIN in row.scopes and not any(ADMIN in other.scopes for other in active):
                 raise RegistryError(f"key {id!r} is the last admin key; create another one before revoking it")
             row.revoked_at = datetime.now(UTC)
+            note(session, by, Action.KEY_REVOKED, before=_shown(row))
         return _record(row)
 
 
-def _add(session: Session, name: str, scopes: frozenset[str], secret: str) -> KeyRow:
+def _add(session: Session, name: str, scopes: frozenset[str], secret: str, by: Actor) -> KeyRow:
     row = KeyRow(
         id=f"key-{secrets.token_hex(6)}",
         name=name,
@@ -133,7 +135,12 @@ def _add(session: Session, name: str, scopes: frozenset[str], secret: str) -> Ke
         revoked_at=None,
     )
     session.add(row)
+    note(session, by, Action.KEY_CREATED, after=_shown(row))
     return row
+
+
+def _shown(row: KeyRow) -> dict[str, object]:
+    return {"id": row.id, "name": row.name, "scopes": row.scopes}
 
 
 def _new_secret() -> str:

@@ -1,7 +1,8 @@
 """The registry's tables, as SQLAlchemy sees them. Rows never leave the registry package.
 
 Names are the keys: an adapter is never renamed. Deleting marks rows instead of removing them, so a version
-number is never given twice and an old log line's `name@version` can still be explained.
+number is never given twice and an old log line's `name@version` can still be explained. Where an alias has ever
+pointed stays as its steps; the alias itself is at one of them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
+    Integer,
     MetaData,
     String,
     text,
@@ -69,6 +71,7 @@ class AdapterRow(Table):
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
     pinned_at: Mapped[datetime | None]
+    revision: Mapped[int] = mapped_column(BigInteger)  # the registry's, when something of this name last changed
 
 
 class VersionRow(Table):
@@ -80,8 +83,8 @@ class VersionRow(Table):
             "name",
             "digest",
             unique=True,
-            sqlite_where=text("deleted_at IS NULL"),
-            postgresql_where=text("deleted_at IS NULL"),
+            sqlite_where=text("state <> 'deleted'"),
+            postgresql_where=text("state <> 'deleted'"),
         ),
     )
 
@@ -96,16 +99,73 @@ class VersionRow(Table):
     manifest: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
     created_by: Mapped[str]
-    deleted_at: Mapped[datetime | None]
+    state: Mapped[str] = mapped_column(String(16))
+    state_reason: Mapped[str | None]
+    state_since: Mapped[datetime]
+
+
+class AliasStepRow(Table):
+    """Where an alias pointed from some moment on; `parent` is the step before it, to which a rollback returns."""
+
+    __tablename__ = "adapter_alias_steps"
+
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(63), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    parent: Mapped[int | None]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+
+
+class AliasTargetRow(Table):
+    __tablename__ = "adapter_alias_targets"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["name", "alias", "step"],
+            ["adapter_alias_steps.name", "adapter_alias_steps.alias", "adapter_alias_steps.step"],
+        ),
+        ForeignKeyConstraint(["name", "version"], ["adapter_versions.name", "adapter_versions.number"]),
+    )
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(63), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    weight: Mapped[int]
 
 
 class AliasRow(Table):
     __tablename__ = "adapter_aliases"
-    __table_args__ = (ForeignKeyConstraint(["name", "version"], ["adapter_versions.name", "adapter_versions.number"]),)
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["name", "alias", "step"],
+            ["adapter_alias_steps.name", "adapter_alias_steps.alias", "adapter_alias_steps.step"],
+        ),
+    )
 
-    name: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
     alias: Mapped[str] = mapped_column(String(63), primary_key=True)
-    version: Mapped[int]
+    step: Mapped[int]
+    changed_at: Mapped[datetime]
+    changed_by: Mapped[str]
+    revision: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditRow(Table):
+    __tablename__ = "audit_events"
+
+    # SQLite counts by itself only in a column that is called INTEGER.
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str]
+    key_id: Mapped[str]
+    origin: Mapped[str]
+    action: Mapped[str] = mapped_column(String(32))
+    adapter: Mapped[str | None] = mapped_column(String(63), index=True)
+    version: Mapped[int | None]
+    alias: Mapped[str | None] = mapped_column(String(63))
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class KeyRow(Table):

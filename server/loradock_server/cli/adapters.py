@@ -1,15 +1,15 @@
-"""`loradock adapters`: list, show, pin, unpin, delete on a running server; check and register have their own files."""
+"""`loradock adapters`: list, show, pin, unpin, delete on a running server; the other commands have their own files."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import typer
 
 from loradock_server.cli.answers import object_in, objects_in
-from loradock_server.cli.client import ADAPTERS, AdminClient, adapter_path
+from loradock_server.cli.client import ADAPTERS, AdminClient, adapter_path, version_path
 from loradock_server.cli.connection import Connection, find_connection
 from loradock_server.cli.errors import JsonObject, Refused, Unreadable
 from loradock_server.cli.lazy import Lazy, LazyGroup, examples, new_app
@@ -40,7 +40,39 @@ class AdaptersGroup(LazyGroup):
             examples=examples("""
                 loradock adapters register support-bot ./my-adapter
                 loradock adapters register support-bot /srv/adapters/support-bot --on-server
+                loradock adapters register support-bot ./my-adapter --no-promote
+                loradock adapters register support-bot ./my-adapter --alias canary
                 loradock adapters register support-bot ./my-adapter --url http://10.0.0.7:8000 --json
+            """),
+        ),
+        "promote": Lazy(
+            "loradock_server.cli.aliases:promote",
+            "Let an alias point to a version, at once and entirely.",
+            examples=examples("""
+                loradock adapters promote support-bot 3
+                loradock adapters promote support-bot 3 --alias canary
+            """),
+        ),
+        "split": Lazy(
+            "loradock_server.cli.aliases:split",
+            "Divide an alias's requests between versions by weight.",
+            examples=examples("""
+                loradock adapters split support-bot 3=90 4=10
+            """),
+        ),
+        "rollback": Lazy(
+            "loradock_server.cli.aliases:rollback",
+            "Let an alias point to where it pointed before.",
+            examples=examples("""
+                loradock adapters rollback support-bot
+                loradock adapters rollback support-bot --alias canary
+            """),
+        ),
+        "retire": Lazy(
+            "loradock_server.cli.aliases:retire",
+            "Take a version out of service, after what runs on it.",
+            examples=examples("""
+                loradock adapters retire support-bot@1
             """),
         ),
     }
@@ -49,7 +81,7 @@ class AdaptersGroup(LazyGroup):
 app = new_app(
     cls=AdaptersGroup,
     name="adapters",
-    help="Check, register, list, show, pin and delete adapters.",
+    help="Check, register, list, show, promote, pin, retire and delete adapters.",
     epilog=examples("""
         loradock adapters check ./my-adapter
         loradock adapters register support-bot ./my-adapter
@@ -87,7 +119,7 @@ def show(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> N
             answer = client.get(adapter_path(name))
         output.document(answer)
         aliases = object_in(answer, "aliases")
-        columns = ("VERSION", "ALIASES", "DIGEST", "RANK", "SIZE", "TARGETS", *_IN_ENGINE, "CREATED", "BY")
+        columns = ("VERSION", "ALIASES", "DIGEST", "RANK", "SIZE", "TARGETS", *_IN_ENGINE, "STATE", "CREATED", "BY")
         now = time.time()
         versions = (_version_row(version, aliases, now) for version in objects_in(answer, "versions"))
         facts = {"name": answer.get("name"), "created": moment(answer.get("created_at"))}
@@ -119,19 +151,19 @@ def unpin(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> 
         output.say(f"unpinned {name}")
 
 
-@app.command(epilog=examples("loradock adapters delete support-bot\nloradock adapters delete support-bot -y"))
+@app.command(epilog=examples("loradock adapters delete support-bot@1\nloradock adapters delete support-bot -y"))
 def delete(
-    name: AdapterName,
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="An adapter, or one version of it.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete an adapter with all its versions; running requests finish first.
+    """Delete one version that no alias points to, or an adapter with all its versions; running requests finish first.
 
-    Its name answers 404 from then on, and its version numbers are never given out again.
+    It answers 404 from then on, and its version numbers are never given out again.
     """
     with answering(as_json) as output:
-        target = adapter_path(name)
+        target = version_path(name) if "@" in name else adapter_path(name)
         connection = find_connection(url)
         if not yes:
             _confirm(name, connection, output)
@@ -144,7 +176,8 @@ def delete(
 def _confirm(name: str, connection: Connection, output: Output) -> None:
     if output.as_json or not output.err.is_terminal:
         raise Unreadable(f"deleting {name} needs a yes and nobody can be asked here", fix="add --yes")
-    if not typer.confirm(f"Delete {name} and all its versions on {connection.url}?", err=True):
+    what = name if "@" in name else f"{name} and all its versions"
+    if not typer.confirm(f"Delete {what} on {connection.url}?", err=True):
         raise Refused(f"{name} was not deleted")
 
 
@@ -152,7 +185,7 @@ def _row(adapter: JsonObject, now: float) -> tuple[object, ...]:
     pinned = ("yes", "not kept")[bool(adapter.get("pin_problem"))] if adapter.get("pinned") else None
     return (
         adapter.get("name"),
-        object_in(adapter, "aliases").get("live"),
+        _live(object_in(adapter, "aliases").get("live")),
         len(objects_in(adapter, "versions")),
         *_in_engine(adapter, now),
         pinned,
@@ -163,15 +196,28 @@ def _version_row(version: JsonObject, aliases: JsonObject, now: float) -> tuple[
     number = version.get("version")
     return (
         number,
-        [alias for alias, target in aliases.items() if target == number],
+        [shown for alias, target in aliases.items() if (shown := _pointing(alias, target, number))],
         short_digest(version.get("digest")),
         version.get("rank"),
         size(version.get("size_bytes")),
         version.get("target_modules"),
         *_in_engine(version, now),
+        version.get("state"),
         moment(version.get("created_at")),
         version.get("created_by"),
     )
+
+
+def _pointing(alias: str, target: object, version: object) -> str | None:
+    """`live`, or `canary 10` for its weight in a split, if the alias points to the version."""
+    if isinstance(target, Mapping):
+        weight = target.get(str(version))
+        return None if weight is None else f"{alias} {weight}"
+    return alias if target == version else None
+
+
+def _live(target: object) -> object:
+    return [f"{version}={weight}" for version, weight in target.items()] if isinstance(target, Mapping) else target
 
 
 def _in_engine(thing: JsonObject, now: float) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from loradock_adapters.errors import InvalidName
-from loradock_adapters.names import validate_name
+from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_server import __version__
 from loradock_server.cli.answers import as_object
 from loradock_server.cli.connection import KEY_VARIABLE, Connection
@@ -56,17 +56,24 @@ class AdminClient:
         """GET `path`, for example `/admin/adapters`."""
         return self._request("GET", path)
 
-    def post(self, path: str, body: Mapping[str, Any], timeout: httpx.Timeout = TIMEOUT) -> JsonObject:
-        """POST a JSON body to `path`."""
-        return self._request("POST", path, json=body, timeout=timeout)
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: httpx.Timeout = TIMEOUT,
+        *,
+        if_match: str | None = None,
+    ) -> JsonObject:
+        """POST a JSON body, or nothing, to `path`."""
+        return self._request("POST", path, json=body, timeout=timeout, headers=_condition(if_match))
 
     def upload(self, path: str, files: Any) -> JsonObject:
         """POST a multipart form to `path`; `files` as httpx takes them, read while they are sent."""
         return self._request("POST", path, files=files, timeout=UPLOAD_TIMEOUT)
 
-    def put(self, path: str) -> JsonObject:
-        """PUT nothing to `path`, which says it all."""
-        return self._request("PUT", path)
+    def put(self, path: str, body: Mapping[str, Any] | None = None, *, if_match: str | None = None) -> JsonObject:
+        """PUT a JSON body to `path`, or nothing where the path says it all."""
+        return self._request("PUT", path, json=body, headers=_condition(if_match))
 
     def delete(self, path: str) -> JsonObject:
         """DELETE `path`."""
@@ -129,7 +136,29 @@ def adapter_path(name: str) -> str:
         raise Unreadable(str(error)) from error
 
 
+def version_path(adapter_id: str) -> str:
+    """The admin route of "name@3". Raises Unreadable for anything else."""
+    try:
+        ref = AdapterRef.parse(adapter_id)
+    except InvalidName as error:
+        raise Unreadable(str(error)) from error
+    return f"{adapter_path(ref.name)}/versions/{ref.version}"
+
+
+def alias_path(name: str, alias: str) -> str:
+    """The admin route of an alias. Raises Unreadable for strings that are no names."""
+    try:
+        return f"{adapter_path(name)}/aliases/{quote(validate_alias(alias), safe='')}"
+    except InvalidName as error:
+        raise Unreadable(str(error)) from error
+
+
 _NOT_JSON = object()
+
+
+def _condition(revision: str | None) -> dict[str, str]:
+    """A revision as If-Match takes it; quotes around it are ours."""
+    return {} if revision is None else {"if-match": revision if revision == "*" else f'"{revision.strip(chr(34))}"'}
 
 
 def _status(response: httpx.Response) -> str:

@@ -45,8 +45,36 @@ class RootGroup(LazyGroup):
         ),
         "adapters": Lazy(
             "loradock_server.cli.adapters:app",
-            "Check, register, list, show, pin and delete adapters.",
+            "Check, register, list, show, promote, pin, retire and delete adapters.",
             _MANAGE,
+        ),
+        "audit": Lazy(
+            "loradock_server.cli.audit:audit",
+            "Show who changed what, newest first.",
+            _MANAGE,
+            examples("""
+                loradock audit
+                loradock audit --adapter support-bot --json
+            """),
+        ),
+        "gc": Lazy(
+            "loradock_server.cli.gc:gc",
+            "Remove bytes that no version refers to and no engine holds.",
+            _MANAGE,
+            examples("""
+                loradock gc --dry-run
+                loradock gc --grace 86400
+            """),
+        ),
+        "doctor": Lazy(
+            "loradock_server.cli.doctor:doctor",
+            "Look for what is wrong between registry and store.",
+            _MANAGE,
+            examples("""
+                loradock doctor
+                loradock doctor --repair
+                loradock doctor --downgrade-to 0002
+            """),
         ),
         "keys": Lazy("loradock_server.cli.keys:app", "Create, list and revoke API keys.", _MANAGE),
         "base": Lazy("loradock_server.cli.base:app", "Fetch the bundled base model.", _MAKE),

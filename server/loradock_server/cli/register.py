@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlencode
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from loradock_adapters.names import LIVE
 from loradock_server.cli.answers import object_in
 from loradock_server.cli.client import UPLOAD_TIMEOUT, AdminClient, adapter_path
 from loradock_server.cli.connection import KEY_VARIABLE, Connection, find_connection
@@ -28,6 +30,12 @@ def register(
             help="PATH is on the server's machine, below one of its source_roots; nothing is uploaded.",
         ),
     ] = False,
+    alias: Annotated[
+        str, typer.Option("--alias", metavar="ALIAS", help="The alias that is to point to it, instead of `live`.")
+    ] = LIVE,
+    no_promote: Annotated[
+        bool, typer.Option("--no-promote", help="Let no alias point to it; clients ask for NAME@VERSION.")
+    ] = False,
     url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,7 +45,7 @@ def register(
     one gets the new version.
     """
     with answering(as_json) as output:
-        target = f"{adapter_path(name)}/versions"
+        target = f"{adapter_path(name)}/versions{_query(alias, no_promote)}"
         connection = find_connection(url)
         with AdminClient(connection) as client:
             if on_server:
@@ -46,6 +54,12 @@ def register(
                 answer = _upload(client, target, path, output)
         output.document(answer)
         _tell(answer, connection, output)
+
+
+def _query(alias: str, no_promote: bool) -> str:
+    if no_promote:
+        return "?promote=false"
+    return "" if alias == LIVE else f"?{urlencode({'alias': alias})}"
 
 
 def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> JsonObject:
@@ -74,7 +88,8 @@ def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
     for warning in _warnings(answer):
         output.say(f"warning: {cell(warning)}")
     key = f"$(cat {connection.key_file})" if connection.key_file else f"${KEY_VARIABLE}"
-    body = f'{{"model": "{cell(answer.get("name"))}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    model = cell(answer.get("name")) if LIVE in (answer.get("aliases") or ()) else ref
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     output.hint(
         f'curl {connection.url}/v1/chat/completions -H "Authorization: Bearer {key}"'
         f" -H \"Content-Type: application/json\" -d '{body}'",

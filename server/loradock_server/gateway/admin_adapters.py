@@ -1,27 +1,31 @@
-"""`/admin/adapters`: registering, showing, pinning and deleting adapters, for keys with the admin scope."""
+"""`/admin/adapters`: registering, showing, pinning, retiring and deleting, for keys with the admin scope.
+
+Aliases have their own file.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from loradock_adapters.errors import AdapterNotFound, VersionNotFound
-from loradock_adapters.names import AdapterRef
-from loradock_adapters.registry import AdapterRecord
+from loradock_adapters.names import LIVE, AdapterRef
+from loradock_adapters.registry import Actor, AdapterRecord
 from loradock_server.gateway.asgi import Body, read_body
-from loradock_server.gateway.auth import Caller
 from loradock_server.gateway.errors import (
     BadRequest,
     EngineTimeout,
     EngineUnavailable,
     TooLarge,
 )
+from loradock_server.gateway.etags import etag_header, read_if_match
 from loradock_server.gateway.registration import Registered, allowed_folder
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.uploads import received_folder
@@ -47,61 +51,100 @@ def build_router(services: Services) -> APIRouter:
         }
 
     @router.get("/{name}")
-    async def show_adapter(name: str) -> dict[str, Any]:
+    async def show_adapter(name: str, response: Response) -> dict[str, Any]:
         await table.refresh()
-        return adapter_view(_adapter(services, name), watch.state, table.why_not_served)
+        adapter = require_adapter(services, name)
+        response.headers.update(dict(etag_header(adapter.revision)))
+        return adapter_view(adapter, watch.state, table.why_not_served)
 
     @router.get("/{name}/versions/{version}")
     async def show_version(name: str, version: int) -> dict[str, Any]:
         await table.refresh()
-        adapter = _adapter(services, name)
-        if version not in adapter.versions:
-            raise VersionNotFound(f"adapter {name!r} has no version {version}")
-        return version_view(adapter, adapter.versions[version], watch.state, table.why_not_served)
+        return _version_view(services, AdapterRef(name, version))
 
     @router.post("/{name}/versions")
-    async def add_version(name: str, request: Request) -> JSONResponse:
-        caller: Caller = request.state.caller
+    async def add_version(
+        name: str, request: Request, alias: str = LIVE, promote: Annotated[bool, Query()] = True
+    ) -> JSONResponse:
         services.registrar.check_name(name)
+        order = _Order(name, services.actor(request), alias if promote else None)
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() == "application/json":
-            done = await _from_source(services, name, request, caller)
+            done = await _from_source(services, order, request)
         else:
-            done = await _from_upload(services, name, content_type, request, caller)
+            done = await _from_upload(services, order, content_type, request)
         return _registered_view(services, done)
 
+    @router.post("/{name}/versions/{version}/retire")
+    async def retire_version(
+        name: str, version: int, request: Request, if_match: Annotated[str | None, Header()] = None
+    ) -> dict[str, Any]:
+        ref = AdapterRef(name, version)
+        versions = services.registry.versions
+        await asyncio.to_thread(versions.retire, ref, by=services.actor(request), if_match=read_if_match(if_match))
+        unloaded = await _unloaded(services, (ref,))
+        return {**_version_view(services, ref), "unloaded": unloaded}
+
+    @router.delete("/{name}/versions/{version}")
+    async def delete_version(
+        name: str, version: int, request: Request, if_match: Annotated[str | None, Header()] = None
+    ) -> dict[str, Any]:
+        ref = AdapterRef(name, version)
+        versions = services.registry.versions
+        await asyncio.to_thread(versions.delete, ref, by=services.actor(request), if_match=read_if_match(if_match))
+        unloaded = await _unloaded(services, (ref,))
+        return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": unloaded}
+
     @router.put("/{name}/pin")
-    async def pin_adapter(name: str) -> dict[str, Any]:
-        await asyncio.to_thread(services.registry.pin, name)
+    async def pin_adapter(name: str, request: Request) -> dict[str, Any]:
+        await asyncio.to_thread(services.registry.pin, name, by=services.actor(request))
         return await _with_its_pin(services, name)
 
     @router.delete("/{name}/pin")
-    async def unpin_adapter(name: str) -> dict[str, Any]:
-        await asyncio.to_thread(services.registry.unpin, name)
+    async def unpin_adapter(name: str, request: Request) -> dict[str, Any]:
+        await asyncio.to_thread(services.registry.unpin, name, by=services.actor(request))
         return await _with_its_pin(services, name)
 
     @router.delete("/{name}")
-    async def delete_adapter(name: str) -> dict[str, Any]:
-        refs = await asyncio.to_thread(services.registry.delete_adapter, name)
-        await table.refresh()
-        unloading = services.background.start(_unload(services, refs))
-        await asyncio.wait({unloading}, timeout=_UNLOAD_WAIT_SECONDS)
+    async def delete_adapter(
+        name: str, request: Request, if_match: Annotated[str | None, Header()] = None
+    ) -> dict[str, Any]:
+        refs = await asyncio.to_thread(
+            services.registry.delete_adapter, name, by=services.actor(request), if_match=read_if_match(if_match)
+        )
         return {
             "object": "adapter",
             "name": name,
             "deleted": True,
             "versions": [ref.version for ref in refs],
-            "unloaded": unloading.done(),
+            "unloaded": await _unloaded(services, refs),
         }
 
     return router
 
 
-def _adapter(services: Services, name: str) -> AdapterRecord:
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What to register as, for whom, and which alias is to point to it."""
+
+    name: str
+    by: Actor
+    alias: str | None
+
+
+def require_adapter(services: Services, name: str) -> AdapterRecord:
+    """The adapter as the table knows it. Raises AdapterNotFound."""
     adapter = services.table.catalogue.adapters.get(name)
     if adapter is None:
         raise AdapterNotFound(f"no adapter is named {name[:80]!r}; list the names with `loradock adapters list`")
     return adapter
+
+
+def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+    adapter = require_adapter(services, ref.name)
+    if ref.version not in adapter.versions:
+        raise VersionNotFound(f"adapter {ref.name!r} has no version {ref.version}")
+    return version_view(adapter, adapter.versions[ref.version], services.watch.state, services.table.why_not_served)
 
 
 async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
@@ -109,10 +152,10 @@ async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
     await services.table.refresh()
     await services.pins.keep()
     await services.watch.ask()
-    return adapter_view(_adapter(services, name), services.watch.state, services.table.why_not_served)
+    return adapter_view(require_adapter(services, name), services.watch.state, services.table.why_not_served)
 
 
-async def _from_source(services: Services, name: str, request: Request, caller: Caller) -> Registered:
+async def _from_source(services: Services, order: _Order, request: Request) -> Registered:
     body = await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
     try:
         source = json.loads(body)["source"]
@@ -121,39 +164,45 @@ async def _from_source(services: Services, name: str, request: Request, caller: 
     if not isinstance(source, str) or "\0" in source:
         raise BadRequest(f"source is a {type(source).__name__}; it must be an absolute path", param="source")
     folder = await asyncio.to_thread(allowed_folder, source, services.settings.source_roots)
-    return await services.registrar.register(name, folder, source=str(folder), created_by=caller.name)
+    return await services.registrar.register(order.name, folder, source=str(folder), by=order.by, alias=order.alias)
 
 
-async def _from_upload(
-    services: Services, name: str, content_type: str, request: Request, caller: Caller
-) -> Registered:
+async def _from_upload(services: Services, order: _Order, content_type: str, request: Request) -> Registered:
     parent: Path = services.settings.home / "tmp"
     limit = services.settings.max_adapter_bytes
     body = Body(request.receive)
     try:
         async with received_folder(content_type, aiter(body), parent, limit) as folder:
-            return await services.registrar.register(name, folder, source="upload", created_by=caller.name)
+            return await services.registrar.register(
+                order.name, folder, source="upload", by=order.by, alias=order.alias
+            )
     except (TooLarge, BadRequest):
         await body.drain()
         raise
 
 
 def _registered_view(services: Services, done: Registered) -> JSONResponse:
-    registration = done.registration
-    ref = registration.ref
+    ref = done.ref
     adapter = services.table.catalogue.adapters.get(ref.name)
-    aliases = adapter.aliases if adapter is not None else {}
     view = {
         "object": "adapter.version",
         "id": ref.id,
         "name": ref.name,
         "version": ref.version,
-        "digest": registration.digest,
-        "created": registration.created,
-        "aliases": sorted(alias for alias, number in aliases.items() if number == ref.version),
+        "digest": done.digest,
+        "created": done.created,
+        "aliases": [] if adapter is None else adapter.aliases_of(ref.version),
         "report": done.report.as_dict(),
     }
-    return JSONResponse(view, status_code=201 if registration.created else 200)
+    return JSONResponse(view, status_code=201 if done.created else 200)
+
+
+async def _unloaded(services: Services, refs: tuple[AdapterRef, ...]) -> bool:
+    """Nobody can ask for these any more; whether the engine is rid of them too. Running requests finish first."""
+    await services.table.refresh()
+    unloading = services.background.start(_unload(services, refs))
+    await asyncio.wait({unloading}, timeout=_UNLOAD_WAIT_SECONDS)
+    return unloading.done()
 
 
 async def _unload(services: Services, refs: tuple[AdapterRef, ...]) -> None:

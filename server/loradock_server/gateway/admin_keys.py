@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel as Body
 from pydantic import ConfigDict, Field, field_validator
+from starlette.requests import Request
 
 from loradock_adapters.registry.keys import ADMIN
 from loradock_server.gateway.errors import Conflict
@@ -41,17 +42,17 @@ def build_router(services: Services) -> APIRouter:
         return {"object": "list", "data": [key_view(key) for key in await asyncio.to_thread(keys.list)]}
 
     @router.post("", status_code=201)
-    async def create_key(body: NewKey) -> dict[str, Any]:
-        record, secret = await asyncio.to_thread(keys.create, body.name, body.scopes)
+    async def create_key(body: NewKey, request: Request) -> dict[str, Any]:
+        record, secret = await asyncio.to_thread(keys.create, body.name, body.scopes, by=services.actor(request))
         services.auth.forget()
         return {**key_view(record), "secret": secret}
 
     @router.delete("/{key_id}")
-    async def revoke_key(key_id: str) -> dict[str, Any]:
+    async def revoke_key(key_id: str, request: Request) -> dict[str, Any]:
         admins = [k.id for k in await asyncio.to_thread(keys.list) if ADMIN in k.scopes and not k.revoked_at]
         if admins == [key_id]:
             raise Conflict(f"key {key_id!r} is the last admin key; create another one before revoking it")
-        record = await asyncio.to_thread(keys.revoke, key_id)
+        record = await asyncio.to_thread(keys.revoke, key_id, by=services.actor(request))
         services.auth.forget()
         return {**key_view(record), "revoked": True}
 

@@ -22,11 +22,12 @@ Handlers raise; nobody but this module writes an error body. It knows no HTTP fr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from loradock_adapters import errors as core
+from loradock_server.gateway.etags import etag_header
 from loradock_server.wire import error_body
 
 CLIENT_GONE_STATUS = 499
@@ -135,6 +136,12 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.AdapterUnreadable: Rule(422, "adapter_unreadable"),
     core.AdapterNotFound: Rule(404, "adapter_not_found", param="name"),
     core.VersionNotFound: Rule(404, "version_not_found", param="version"),
+    core.AliasNotFound: Rule(404, "alias_not_found", param="alias"),
+    core.InvalidSplit: Rule(400, "invalid_split", param="split"),
+    core.VersionRetired: Rule(410, "adapter_retired", param="model"),
+    core.AdapterConflict: Rule(409, "conflict"),
+    core.VersionInUse: Rule(409, "version_in_use", param="version"),
+    core.ChangedMeanwhile: Rule(412, "precondition_failed"),
     core.KeyNotFound: Rule(404, "key_not_found", param="id"),
     core.StoreError: Rule(500, "store_error", "server_error"),
     core.RegistryError: Rule(503, "registry_unavailable", "server_error"),
@@ -167,6 +174,9 @@ def explain(error: BaseException) -> ErrorAnswer:
     extra: dict[str, Any] = {}
     if isinstance(error, core.AdapterRejected):
         extra["faults"] = [fault.as_dict() for fault in error.report.faults]
+    if isinstance(error, core.ChangedMeanwhile):
+        extra["current"] = error.current
+        return _answer(rule.status, message, rule, None, extra=extra, headers=etag_header(error.revision))
     return _answer(rule.status, message, rule, None, getattr(error, "param", None), extra)
 
 
@@ -184,15 +194,16 @@ def _answer(
     retry_after: str | None,
     param: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> ErrorAnswer:
     body = error_body(message, kind=rule.kind, code=rule.code or "", param=param or rule.param)
     body["error"]["code"] = rule.code
     body["error"].update(extra or {})
-    headers = [("content-type", "application/json")]
+    sent = [("content-type", "application/json"), *headers]
     if status in (429, 503):
-        headers.append(("retry-after", retry_after or str(RETRY_AFTER_SECONDS)))
+        sent.append(("retry-after", retry_after or str(RETRY_AFTER_SECONDS)))
     if status == 401:
-        headers.append(("www-authenticate", "Bearer"))
+        sent.append(("www-authenticate", "Bearer"))
     if status == 413:
-        headers.append(("connection", "close"))  # the rest of the body is not worth reading
-    return ErrorAnswer(status, json.dumps(body, default=str).encode(), tuple(headers))
+        sent.append(("connection", "close"))  # the rest of the body is not worth reading
+    return ErrorAnswer(status, json.dumps(body, default=str).encode(), tuple(sent))

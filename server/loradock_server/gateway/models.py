@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
-from loradock_adapters.names import LIVE
 from loradock_adapters.registry import VersionRecord
 from loradock_server.gateway.services import Services
 
@@ -20,20 +19,17 @@ def build_router(services: Services) -> APIRouter:
 
     @router.get("")
     async def list_models() -> dict[str, Any]:
-        live = (
-            adapter.versions[adapter.aliases[LIVE]]
-            for adapter in table.catalogue.adapters.values()
-            if adapter.aliases.get(LIVE) in adapter.versions
-        )
+        live = (adapter.live[0] for adapter in table.catalogue.adapters.values() if adapter.live)
         adapters = [_adapter(services, v.ref.name, v) for v in live if table.why_not_served(v) is None]
         return {"object": "list", "data": [_base(services), *adapters]}
 
     @router.get("/{model}")
     async def show_model(model: str) -> dict[str, Any]:
-        target = table.resolve(model)
-        if target.ref is None:
+        if model == table.base_name:
             return _base(services)
-        return _adapter(services, model, table.catalogue.resolve(model))
+        table.resolve(model)  # which says it as clients are told
+        route = table.catalogue.route(model)
+        return _adapter(services, model, route.adapter.versions[route.split.heaviest])
 
     return router
 

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,7 @@ from loradock_server.gateway.asgi import (
     read_body,
     send_answer,
 )
-from loradock_server.gateway.auth import Caller
+from loradock_server.gateway.auth import ANONYMOUS, Caller
 from loradock_server.gateway.errors import (
     CLIENT_GONE_STATUS,
     BadRequest,
@@ -86,7 +87,7 @@ class InferenceRoute:
         exchange.stream = body.get("stream") is True
         choices = body.get("n")
         exchange.choices = choices if isinstance(choices, int) else 1
-        exchange.target = self._services.table.resolve(model)
+        exchange.target = self._services.table.resolve(model, _sticky_key(caller, body.get("user")))
         state = self._services.watch.state
         if state.wrong_base:
             raise EngineUnavailable(str(state.problem))
@@ -229,6 +230,13 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest(f"the body is a JSON {type(value).__name__}; it must be an object")
     return value
+
+
+def _sticky_key(caller: Caller, user: Any) -> str:
+    """Whose requests go to one version of a split: the end user's, else the API key's, else just this one."""
+    if isinstance(user, str) and user:
+        return f"user\0{user}"
+    return secrets.token_hex(8) if caller is ANONYMOUS else f"key\0{caller.id}"
 
 
 def _salt(caller: Caller, own: Any) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, Report, check_adapter
-from loradock_adapters.names import validate_name
+from loradock_adapters.errors import BlobCorrupt, BlobMissing
+from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_adapters.peft_folder import PeftFolder
-from loradock_adapters.registry import Registration, Registry, VersionFacts
+from loradock_adapters.registry import Actor, Registry, VersionFacts
 from loradock_adapters.store import Store
 from loradock_server.gateway.errors import NameTaken, SourceRefused
 from loradock_server.gateway.table import RoutingTable
@@ -21,9 +22,11 @@ from loradock_server.gateway.table import RoutingTable
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What became of it: the registry's word and the check's warnings."""
+    """What became of it, and the check's warnings; `created` is False when these bytes were a version before."""
 
-    registration: Registration
+    ref: AdapterRef
+    digest: str
+    created: bool
     report: Report
 
 
@@ -43,17 +46,20 @@ class Registrar:
         if name == self._table.base_name:
             raise NameTaken(f"{name!r} is the base model's name; choose another one for the adapter")
 
-    async def register(self, name: str, folder: Path, *, source: str, created_by: str) -> Registered:
-        """Make the folder's adapter the live version of `name`, for the very next request.
+    async def register(self, name: str, folder: Path, *, source: str, by: Actor, alias: str | None) -> Registered:
+        """Make the folder's adapter a version of `name` and, for the very next request, what `alias` points to.
 
-        Raises InvalidName, NameTaken, AdapterRejected, AdapterUnreadable, StoreError, RegistryError.
+        Without an alias it is asked for by its number. Raises InvalidName, NameTaken, AdapterRejected,
+        AdapterUnreadable, AdapterConflict, StoreError, RegistryError.
         """
         self.check_name(name)
-        done = await asyncio.to_thread(self._register, name, folder, source, created_by)
+        if alias is not None:
+            validate_alias(alias)
+        done = await asyncio.to_thread(self._register, name, folder, source, by, alias)
         await self._table.refresh()
         return done
 
-    def _register(self, name: str, folder: Path, source: str, created_by: str) -> Registered:
+    def _register(self, name: str, folder: Path, source: str, by: Actor, alias: str | None) -> Registered:
         report = check_adapter(folder, self._base, self._limits)
         report.raise_if_faulty()
         peft = PeftFolder.read(folder)
@@ -67,7 +73,24 @@ class Registrar:
             source=source,
             manifest=dict(peft.manifest),
         )
-        return Registered(self._registry.register(name, facts, created_by=created_by), report)
+        versions = self._registry.versions
+        staged = versions.stage(name, facts, by=by)
+        try:
+            self._verify(blob.digest, folder, peft)
+        except (BlobCorrupt, BlobMissing) as error:
+            versions.fail(staged.ref, str(error), by=by)
+            raise
+        versions.verify(staged.ref, by=by)
+        versions.make_ready(staged.ref, by=by, alias=alias)
+        return Registered(staged.ref, blob.digest, staged.created, report)
+
+    def _verify(self, digest: str, folder: Path, peft: PeftFolder) -> None:
+        try:
+            self._store.verify(digest)
+        except BlobMissing:
+            # Collected as garbage before the version referred to it, which now protects it.
+            self._store.put(folder, peft.files)
+            self._store.verify(digest)
 
 
 def allowed_folder(source: str, roots: tuple[Path, ...]) -> Path:

@@ -8,10 +8,11 @@ from opentelemetry.trace import Tracer
 from starlette.requests import Request
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.registry import Registry
+from loradock_adapters.registry import Actor, Registry
+from loradock_adapters.store import Store
 from loradock_server.drain import Drain
 from loradock_server.gateway.accounting import Ledger
-from loradock_server.gateway.auth import Authenticator
+from loradock_server.gateway.auth import Authenticator, Caller
 from loradock_server.gateway.background import Background
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.pins import PinKeeper
@@ -27,6 +28,7 @@ from loradock_server.telemetry.metrics import GatewayMetrics
 class Services:
     settings: Settings
     registry: Registry
+    store: Store
     base: BaseModel
     table: RoutingTable
     engine: EngineClient
@@ -44,6 +46,11 @@ class Services:
     async def admin(self, request: Request) -> None:
         """A FastAPI dependency: lets admins in and leaves `request.state.caller`. Raises InvalidKey, MissingScope."""
         request.state.caller = await self.auth.admin(request.headers)
+
+    def actor(self, request: Request) -> Actor:
+        """Who asks for a change, for the audit; after `admin` let the request in."""
+        caller: Caller = request.state.caller
+        return caller.actor(request.client.host if request.client else "")
 
     async def inference(self, request: Request) -> None:
         """A FastAPI dependency: lets in who may ask for inference. Raises InvalidKey, MissingScope."""

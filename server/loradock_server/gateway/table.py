@@ -1,7 +1,7 @@
 """Which adapter version a client's `model` means, held in memory and following the registry.
 
-Resolving touches no database. The table asks for the registry's revision every quarter second and reads the
-catalogue only when it changed; after a write of our own `refresh()` does so at once. It knows no HTTP.
+Resolving touches no database. The table asks for the registry's revision when `signal` says so and reads what
+changed; after a write of our own `refresh()` does so at once. It knows no HTTP.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import AdapterNotFound, RegistryError
-from loradock_adapters.names import LIVE, AdapterRef, ModelName
-from loradock_adapters.registry import Catalogue, Registry, VersionRecord
+from loradock_adapters.names import AdapterRef
+from loradock_adapters.registry import Catalogue, Registry, Route, VersionRecord
 from loradock_server.gateway.errors import ModelNotFound
+from loradock_server.gateway.signal import ChangeSignal
 
-POLL_SECONDS = 0.25
 _CACHED_NAMES = 4096
 
 _log = logging.getLogger(__name__)
@@ -49,30 +49,38 @@ class RoutingTable:
         self.catalogue = Catalogue()
         self.pins: Mapping[str, str] = {}
         self.on_change: list[Callable[[], None]] = []
-        self._resolved: dict[str, Target] = {}
+        self._routes: dict[str, Route | None] = {}
         self._reading = asyncio.Lock()
         self._base_target = Target(base_name)
 
-    def resolve(self, model: str) -> Target:
-        """The target of a client's model name; raises ModelNotFound. Never falls back to the base model."""
-        target = self._resolved.get(model)
-        if target is None:
-            target = self._look_up(model)
-            if len(self._resolved) >= _CACHED_NAMES:
-                self._resolved.clear()
-            self._resolved[model] = target
-        return target
+    def resolve(self, model: str, key: str = "") -> Target:
+        """The target of a client's model name. Never falls back to the base model.
 
-    def _look_up(self, model: str) -> Target:
-        if model == self.base_name:
+        Where traffic is split, equal keys get equal versions. Raises ModelNotFound, VersionRetired.
+        """
+        if model not in self._routes:
+            if len(self._routes) >= _CACHED_NAMES:
+                self._routes.clear()
+            self._routes[model] = self._route(model)
+        route = self._routes[model]
+        if route is None:
             return self._base_target
         try:
-            record = self.catalogue.resolve(model)
+            record = route.pick(key)
         except AdapterNotFound as error:
-            raise ModelNotFound(f"model {_shown(model)} does not exist: {error}{self._nearest(model)}") from error
+            raise ModelNotFound(f"model {_shown(model)} does not exist: {error}") from error
         if reason := self.why_not_served(record):
             raise ModelNotFound(f"model {_shown(model)} {reason}")
-        return Target(record.ref.id, record.ref, record.digest, ModelName.parse(model).alias)
+        return Target(record.ref.id, record.ref, record.digest, route.alias)
+
+    def _route(self, model: str) -> Route | None:
+        """None is the way to the base model."""
+        if model == self.base_name:
+            return None
+        try:
+            return self.catalogue.route(model)
+        except AdapterNotFound as error:
+            raise ModelNotFound(f"model {_shown(model)} does not exist: {error}{self._nearest(model)}") from error
 
     def _nearest(self, model: str) -> str:
         found = difflib.get_close_matches(model[:80], [*self.catalogue.adapters, self.base_name], n=1)
@@ -90,34 +98,34 @@ class RoutingTable:
     async def refresh(self) -> None:
         """Read the catalogue now. Raises RegistryError; the old one stays then."""
         async with self._reading:
-            catalogue = await asyncio.to_thread(self._registry.catalogue)
+            catalogue = await asyncio.to_thread(self._registry.catalogue, self.catalogue)
             self.catalogue = catalogue
             self.pins = dict(self._pins())
-            self._resolved.clear()
+            self._routes.clear()
         for tell in self.on_change:
             tell()
 
     def _pins(self) -> Iterator[tuple[str, str]]:
         since = {name: adapter.pinned_at for name, adapter in self.catalogue.adapters.items() if adapter.pinned_at}
         for name in sorted(since, key=lambda name: (since[name], name)):
-            adapter = self.catalogue.adapters[name]
-            live = adapter.versions.get(adapter.aliases.get(LIVE, 0))
-            if live is not None and self.why_not_served(live) is None:
-                yield live.ref.id, live.digest
+            for live in self.catalogue.adapters[name].live:
+                if self.why_not_served(live) is None:
+                    yield live.ref.id, live.digest
 
     async def follow(self) -> None:
         """Follow the registry until cancelled. While it cannot be read, the last known names go on being served."""
         failing = False
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            try:
-                if await asyncio.to_thread(self._registry.revision) != self.catalogue.revision:
-                    await self.refresh()
-                failing = False
-            except RegistryError as error:
-                if not failing:
-                    _log.error("the registry cannot be read; serving the last known names: %s", error)
-                failing = True
+        with ChangeSignal(self._registry) as signal:
+            while True:
+                await signal.wait()
+                try:
+                    if await asyncio.to_thread(self._registry.revision) != self.catalogue.revision:
+                        await self.refresh()
+                    failing = False
+                except RegistryError as error:
+                    if not failing:
+                        _log.error("the registry cannot be read; serving the last known names: %s", error)
+                    failing = True
 
 
 def _shown(model: str) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from loradock_adapters.names import LIVE
-from loradock_adapters.registry import AdapterRecord, KeyRecord, VersionRecord
+from loradock_adapters.registry import AdapterRecord, AliasRecord, AuditEvent, KeyRecord, VersionRecord
 from loradock_server.gateway.watch import EngineState
 
 # From nearest to the processor to furthest.
@@ -20,14 +20,16 @@ WhyNotServed = Callable[[VersionRecord], str | None]
 
 def adapter_view(adapter: AdapterRecord, engine: EngineState, why_not_served: WhyNotServed) -> dict[str, Any]:
     """An adapter with its versions, oldest first, and what these come to together: the nearest tier, bytes in memory,
-    requests in flight, the last use. `residency` maps ids in the engine's memory to their tier.
+    requests in flight, the last use. `residency` maps ids in the engine's memory to their tier, `aliases` names to a
+    version number or, when traffic is split, to weights by version.
     """
     versions = [version_view(adapter, record, engine, why_not_served) for _, record in sorted(adapter.versions.items())]
     return {
         "object": "adapter",
         "name": adapter.name,
         "created_at": adapter.created_at.isoformat(),
-        "aliases": dict(adapter.aliases),
+        "revision": adapter.revision,
+        "aliases": {name: alias.split.only or alias.split.as_dict() for name, alias in adapter.aliases.items()},
         "versions": versions,
         "residency": {v["id"]: v["residency"] for v in versions if v["residency"] is not None},
         "tier": _nearest(v["tier"] for v in versions),
@@ -47,7 +49,8 @@ def version_view(
     it takes in memory, `size_bytes` on disk. The pin is the live version's.
     """
     resident: Mapping[str, Any] = engine.adapters.get(record.ref.id, {})
-    live = adapter.aliases.get(LIVE) == record.ref.version
+    aliases = adapter.aliases_of(record.ref.version)
+    live = LIVE in aliases
     pinned = live and adapter.pinned_at is not None
     return {
         "object": "adapter.version",
@@ -62,7 +65,10 @@ def version_view(
         "source": record.source,
         "created_at": record.created_at.isoformat(),
         "created_by": record.created_by,
-        "aliases": sorted(alias for alias, number in adapter.aliases.items() if number == record.ref.version),
+        "state": record.state.value,
+        "state_since": record.state_since.isoformat(),
+        "state_reason": record.state_reason,
+        "aliases": aliases,
         "live": live,
         "residency": resident.get("tier"),
         "tier": resident.get("tier") or "disk",
@@ -72,6 +78,37 @@ def version_view(
         "pinned": pinned,
         "pin_problem": _pin_problem(record, engine, why_not_served) if pinned else None,
         "manifest": dict(record.manifest),
+    }
+
+
+def alias_view(name: str, alias: AliasRecord) -> dict[str, Any]:
+    """Where an alias points: `version`, or `split` with weights; and where a rollback would lead."""
+    return {
+        "object": "adapter.alias",
+        "name": name,
+        "alias": alias.alias,
+        "version": alias.split.only,
+        "split": None if alias.split.only is not None else alias.split.as_dict(),
+        "previous": alias.previous and (alias.previous.only or alias.previous.as_dict()),
+        "revision": alias.revision,
+        "changed_at": alias.changed_at.isoformat(),
+        "changed_by": alias.changed_by,
+    }
+
+
+def event_view(event: AuditEvent) -> dict[str, Any]:
+    """One event of the audit."""
+    return {
+        "object": "audit.event",
+        "id": event.id,
+        "at": event.at.isoformat(),
+        "actor": {"name": event.actor.name, "key": event.actor.key or None, "origin": event.actor.origin or None},
+        "action": event.action,
+        "adapter": event.adapter,
+        "version": event.version,
+        "alias": event.alias,
+        "before": event.before,
+        "after": event.after,
     }
 
 

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from loradock_adapters.errors import KeyNotFound, RegistryError
 from loradock_adapters.registry import Registry
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    registry = Registry.open(f"sqlite:///{tmp_path}/registry.db")
-    yield registry
-    registry.close()
+from tests.adapters.registry.making import ME
 
 
 def test_a_secret_opens_what_its_key_was_made_for(registry: Registry) -> None:
-    key, secret = registry.keys.create("ci", {"inference"})
+    key, secret = registry.keys.create("ci", {"inference"}, by=ME)
     assert secret.startswith("ld-")
     assert len(secret) >= 3 + 43, "256 bits in base64"
     assert registry.keys.verify(secret) == key
@@ -32,14 +25,15 @@ def test_a_secret_opens_what_its_key_was_made_for(registry: Registry) -> None:
 
 @pytest.mark.parametrize("wrong", ["", "ld-", "ld-x\u00e9", "ld-" + "x" * 10_000, "\ud800", "ld- a", "' OR 1=1 --"])
 def test_other_secrets_open_nothing(registry: Registry, wrong: str) -> None:
-    _, secret = registry.keys.create("ci", {"inference"})
+    _, secret = registry.keys.create("ci", {"inference"}, by=ME)
     assert registry.keys.verify(wrong) is None
     assert registry.keys.verify(secret[:-1]) is None
     assert registry.keys.verify(secret + "x") is None
 
 
-def test_secrets_are_never_the_same_and_never_in_the_database(registry: Registry, tmp_path: Path) -> None:
-    secrets = {registry.keys.create("ci", {"admin"})[1] for _ in range(20)}
+def test_secrets_are_never_the_same_and_never_in_the_database(tmp_path: Path) -> None:
+    registry = Registry.open(f"sqlite:///{tmp_path}/registry.db")
+    secrets = {registry.keys.create("ci", {"admin"}, by=ME)[1] for _ in range(20)}
     assert len(secrets) == 20
     registry.close()
     with sqlite3.connect(tmp_path / "registry.db") as database:
@@ -82,23 +76,23 @@ def test_a_chosen_key_must_fit_a_header(registry: Registry, secret: str) -> None
 
 
 def test_a_revoked_key_opens_nothing_but_is_still_listed(registry: Registry) -> None:
-    key, secret = registry.keys.create("ci", {"inference"})
-    assert registry.keys.revoke(key.id).revoked_at is not None
+    key, secret = registry.keys.create("ci", {"inference"}, by=ME)
+    assert registry.keys.revoke(key.id, by=ME).revoked_at is not None
     assert registry.keys.verify(secret) is None
     assert [one.id for one in registry.keys.list()] == [key.id]
-    assert registry.keys.revoke(key.id) == registry.keys.list()[0], "revoking twice changes nothing"
+    assert registry.keys.revoke(key.id, by=ME) == registry.keys.list()[0], "revoking twice changes nothing"
     with pytest.raises(KeyNotFound):
-        registry.keys.revoke("key-unknown")
+        registry.keys.revoke("key-unknown", by=ME)
 
 
 def test_the_last_admin_key_cannot_be_revoked(registry: Registry) -> None:
     registry.keys.ensure_admin()
     first = registry.keys.list()[0]
-    registry.keys.create("ci", {"inference"})
+    registry.keys.create("ci", {"inference"}, by=ME)
     with pytest.raises(RegistryError, match="last admin key"):
-        registry.keys.revoke(first.id)
-    registry.keys.create("second", {"admin"})
-    registry.keys.revoke(first.id)
+        registry.keys.revoke(first.id, by=ME)
+    registry.keys.create("second", {"admin"}, by=ME)
+    registry.keys.revoke(first.id, by=ME)
     assert registry.keys.ensure_admin() is None, "a restart must not bring a revoked admin back"
 
 
@@ -108,5 +102,5 @@ def test_the_last_admin_key_cannot_be_revoked(registry: Registry) -> None:
 )
 def test_odd_names_and_unknown_scopes_are_refused(registry: Registry, name: str, scopes: list[str]) -> None:
     with pytest.raises(RegistryError):
-        registry.keys.create(name, scopes)
+        registry.keys.create(name, scopes, by=ME)
     assert registry.keys.list() == ()

@@ -8,6 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,58 +17,115 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, inspect
 
 from loradock_adapters.errors import RegistryError
-from loradock_adapters.registry import Registry
+from loradock_adapters.names import AdapterRef
+from loradock_adapters.registry import Registry, Split, VersionState
+from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.tables import Table
+from tests.adapters.registry.making import ME, facts, register
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_migrated_database_has_exactly_the_tables_of_the_code(tmp_path: Path) -> None:
-    Registry.open(f"sqlite:///{tmp_path}/registry.db").close()
-    engine = create_engine(f"sqlite:///{tmp_path}/registry.db")
-    with engine.connect() as connection:
+def test_a_migrated_database_has_exactly_the_tables_of_the_code(url: str) -> None:
+    Registry.open(url).close()
+    with connected(url) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Table.metadata) == []
-    engine.dispose()
 
 
-def test_what_an_earlier_release_wrote_is_all_there_after_the_migration(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/registry.db"
+def test_what_an_earlier_release_wrote_is_all_there_after_the_migration(url: str, tmp_path: Path) -> None:
+    (tmp_path / "deep/down").mkdir(parents=True)
     migrate(url, "0001")
-    database = sqlite3.connect(tmp_path / "registry.db")
-    now = "2026-01-31 17:05:59.000000"
-    with database:
-        database.execute("UPDATE registry_state SET revision = 7")
-        database.execute("INSERT INTO adapters VALUES ('bot', 3, ?, NULL)", (now,))
-        for number in (1, 2):
-            database.execute(
-                "INSERT INTO adapter_versions VALUES ('bot', ?, ?, 9, 8, '[]', ?, 'upload', '{}', ?, 'me', NULL)",
-                (number, f"{number:064x}", "b" * 64, now),
+    now = "2026-01-31 17:05:59.000000+00:00"
+    with connected(url) as connection:
+        run = connection.exec_driver_sql
+        run("UPDATE registry_state SET revision = 7")
+        run(f"INSERT INTO adapters VALUES ('bot', 4, '{now}', NULL), ('old', 2, '{now}', '{now}')")
+        for name, number, deleted in (("bot", 1, "NULL"), ("bot", 2, "NULL"), ("bot", 3, f"'{now}'")):
+            digest = f"{number:064x}"
+            run(
+                f"INSERT INTO adapter_versions VALUES ('{name}', {number}, '{digest}', 9, 8, '[]', '{'b' * 64}', "
+                f"'upload', '{{}}', '{now}', 'me', {deleted})"
             )
-        database.execute("INSERT INTO adapter_aliases VALUES ('bot', 'live', 2)")
-    database.close()
+        run("INSERT INTO adapter_aliases VALUES ('bot', 'live', 2), ('bot', 'canary', 1)")
+        connection.commit()
 
     registry = Registry.open(url)
     (adapter,) = registry.catalogue().adapters.values()
-    assert (adapter.name, sorted(adapter.versions), dict(adapter.aliases)) == ("bot", [1, 2], {"live": 2})
-    assert (adapter.pinned_at, registry.revision()) == (None, 7)
-    assert registry.pin("bot")
+    assert (adapter.name, sorted(adapter.versions), adapter.pinned_at) == ("bot", [1, 2], None)
+    assert {version.state for version in adapter.versions.values()} == {VersionState.READY}
+    assert {name: str(alias.split) for name, alias in adapter.aliases.items()} == {"live": "2", "canary": "1"}
+    assert registry.revision() == 7
+    assert registry.pin("bot", by=ME)
     assert registry.catalogue().adapters["bot"].pinned_at is not None
+    assert register(registry, "bot", 3).ref.version == 4, "the bytes of a deleted version get a new number"
+    assert str(registry.aliases.rollback("bot", by=ME)) == "2"
     registry.close()
+
+
+def test_the_way_back_to_an_earlier_release_keeps_what_it_knows_and_leads_forth_again(url: str) -> None:
+    registry = Registry.open(url)
+    for number in (1, 2, 3):
+        register(registry, "bot", number)
+    registry.aliases.set("bot", "live", Split.of({2: 90, 3: 10}), by=ME)
+    registry.aliases.set("bot", "canary", Split.to(3), by=ME)
+    registry.versions.retire(AdapterRef("bot", 1), by=ME)
+    registry.versions.stage("half", facts(1), by=ME)
+    registry.pin("bot", by=ME)
+    revision = registry.revision()
+    registry.close()
+
+    Database.downgrade(url, "0002")
+    with connected(url) as connection:
+        aliases = connection.exec_driver_sql("SELECT alias, version FROM adapter_aliases ORDER BY alias").all()
+        served = connection.exec_driver_sql("SELECT number FROM adapter_versions WHERE deleted_at IS NULL").all()
+    assert [tuple(row) for row in aliases] == [("canary", 3), ("live", 2)]
+    assert sorted(number for (number,) in served) == [2, 3]
+
+    again = Registry.open(url)
+    bot = again.catalogue().adapters["bot"]
+    assert (sorted(bot.versions), str(bot.aliases["live"].split), again.revision()) == ([2, 3], "2", revision)
+    assert bot.pinned_at is not None
+    assert register(again, "bot", 9).ref.version == 4
+    again.close()
+
+
+def test_all_the_way_down_leaves_nothing(url: str) -> None:
+    registry = Registry.open(url)
+    register(registry, "bot", 1)
+    registry.close()
+    Database.downgrade(url, "base")
+    with connected(url) as connection:
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    Registry.open(url).close()
+
+
+def test_a_release_that_never_was_is_no_way_back(url: str) -> None:
+    with pytest.raises(RegistryError, match="0815"):
+        Database.downgrade(url, "0815")
+    registry = Registry.open(url)
+    register(registry, "bot", 1)
+    registry.close()
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
 
 
 def migrate(url: str, revision: str) -> None:
     """As an earlier release did, whose newest migration this was."""
-    engine = create_engine(url)
-    with engine.connect() as connection, connection.begin():
+    with connected(url) as connection, connection.begin():
         config = Config()
         config.set_main_option("script_location", "loradock_adapters.registry:migrations")
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
-    engine.dispose()
 
 
 def test_the_database_is_in_wal_mode(tmp_path: Path) -> None:
@@ -109,7 +168,9 @@ def test_a_failing_migration_leaves_the_database_as_it_was(tmp_path: Path) -> No
 
 USE = """
 import sys, loradock_adapters
-from loradock_adapters.registry import Registry
+from loradock_adapters.names import AdapterRef
+from loradock_adapters.registry import Registry, Split, VersionState
+from loradock_adapters.registry.database import Database
 assert loradock_adapters.__file__.startswith(sys.argv[1]), loradock_adapters.__file__
 print(Registry.open(f"sqlite:///{sys.argv[1]}/registry.db").revision())
 """

@@ -90,6 +90,60 @@ def test_a_new_version_becomes_live(loradock: Run, gateway: str, tmp_path: Path)
     assert [line.split()[:2] for line in lines[-2:]] == [["1", "-"], ["2", "live"]]
 
 
+def test_versions_are_split_promoted_rolled_back_retired_and_deleted(
+    loradock: Run, gateway: str, tmp_path: Path
+) -> None:
+    for alpha, flags in ((4, ()), (8, ("--no-promote",)), (16, ("--alias", "canary"))):
+        folder = write_adapter(tmp_path / f"a{alpha}", config=lora_config(lora_alpha=alpha))
+        registered = loradock("adapters", "register", "support-bot", str(folder), *flags)
+        assert registered.exit_code == 0, registered.output
+
+    split = loradock("adapters", "split", "support-bot", "1=90", "2=10")
+    assert split.stdout.splitlines()[0] == "support-bot@live points to 1=90 2=10"
+    assert "loradock adapters rollback support-bot" in split.stdout
+    lines = loradock("adapters", "show", "support-bot").stdout.splitlines()
+    assert ["live 90" in lines[-3], "live 10" in lines[-2], "canary" in lines[-1]] == [True] * 3
+    assert "1=90, 2=10" in loradock("adapters", "list").stdout
+
+    in_use = loradock("adapters", "retire", "support-bot@1")
+    assert in_use.exit_code == 1
+    assert "the alias live" in in_use.stderr
+    promoted = said(loradock("adapters", "promote", "support-bot", "2", "--json"))
+    assert said(loradock("adapters", "rollback", "support-bot", "--json"))["split"] == {"1": 90, "2": 10}
+    stale = loradock("adapters", "promote", "support-bot", "2", "--if-revision", str(promoted["revision"]))
+    assert stale.exit_code == 1
+    assert "changed by somebody else" in stale.stderr
+    assert loradock("adapters", "promote", "support-bot", "2").exit_code == 0
+    assert said(loradock("adapters", "retire", "support-bot@1", "--json"))["state"] == "retired"
+    assert said(loradock("adapters", "delete", "support-bot@1", "--yes", "--json"))["deleted"] is True
+
+    told = loradock("audit", "--adapter", "support-bot", "--limit", "3").stdout
+    assert [line.split()[7] for line in told.splitlines()[1:4]] == ["version.deleted", "version.retired", "alias.set"]
+    assert "loradock audit --adapter support-bot --after" in told
+    assert "removed 1 blobs" in loradock("gc", "--grace", "0").stdout
+
+
+@pytest.mark.parametrize("words", [["3"], ["3=x"], ["x=3"], ["3=90", "3=10"], ["=", "="], ["-1=3"]])
+def test_a_split_that_cannot_be_read_is_not_sent(loradock: Run, words: list[str]) -> None:
+    result = loradock("adapters", "split", "support-bot", "--", *words)
+    assert result.exit_code == 2
+    assert "3=90 4=10" in result.stderr
+
+
+def test_the_doctor_finds_and_repairs(loradock: Run, home: Path) -> None:
+    assert loradock("doctor").stdout.strip() == "nothing is wrong"
+    (home / "tmp/upload-half").mkdir(parents=True)
+    found = loradock("doctor", "--older-than", "0", "--json")
+    assert found.exit_code == 1
+    assert [finding["code"] for finding in json.loads(found.stdout)["findings"]] == ["half_uploaded"]
+    repaired = loradock("doctor", "--older-than", "0", "--repair")
+    assert repaired.exit_code == 0
+    assert "repaired 1" in repaired.stdout
+    assert loradock("doctor", "--older-than", "0").exit_code == 0
+    assert said(loradock("doctor", "--downgrade-to", "0002", "--json")) == {"downgraded_to": "0002"}
+    assert loradock("doctor", "--downgrade-to", "nonsense").exit_code == 1
+
+
 def test_what_the_server_refuses_is_what_the_offline_check_refuses(loradock: Run, gateway: str, tmp_path: Path) -> None:
     folder = str(write_adapter(tmp_path / "bad", config=lora_config(rank=3, bias="all")))
 

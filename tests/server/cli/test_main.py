@@ -159,4 +159,4 @@ def test_the_shell_completes_commands_that_are_not_imported_yet() -> None:
         [sys.executable, "-c", program], env=os.environ | asked, capture_output=True, text=True, check=True
     )
 
-    assert result.stdout.split() == ["register"]
+    assert result.stdout.split() == ["register", "retire"]

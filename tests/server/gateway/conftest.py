@@ -52,17 +52,17 @@ class Gateway:
         self.clients.callback(client.close)
         return client
 
-    def register(self, name: str, *, alpha: int = 4) -> dict[str, Any]:
+    def register(self, name: str, *, alpha: int = 4, query: str = "") -> dict[str, Any]:
         """Upload an adapter; another `alpha` makes other bytes."""
         folder = write_adapter(self.folder / f"{name}-{alpha}", config=lora_config(lora_alpha=alpha))
-        answer = self.upload(name, {path.name: path.read_bytes() for path in folder.iterdir()})
+        answer = self.upload(name, {path.name: path.read_bytes() for path in folder.iterdir()}, query)
         assert answer.is_success, answer.text
         view: dict[str, Any] = answer.json()
         return view
 
-    def upload(self, name: str, files: Mapping[str, bytes]) -> httpx.Response:
+    def upload(self, name: str, files: Mapping[str, bytes], query: str = "") -> httpx.Response:
         form = [("file", (file, data)) for file, data in files.items()]
-        return self.http.post(f"/admin/adapters/{name}/versions", files=form)
+        return self.http.post(f"/admin/adapters/{name}/versions{query}", files=form)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples with this name and these labels on the metrics page; 0 if there is none."""

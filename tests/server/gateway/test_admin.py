@@ -250,7 +250,7 @@ def test_a_registry_that_is_gone_is_503_for_admins_and_changes_nothing_for_clien
     def gone(*_: object) -> None:
         raise RegistryError("the database is gone")
 
-    for method in ("catalogue", "revision", "register"):
+    for method in ("catalogue", "revision"):
         monkeypatch.setattr(Registry, method, gone)
     answer = gateway.http.get("/admin/adapters")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "registry_unavailable")
@@ -277,6 +277,15 @@ def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> N
         ("PUT", "/admin/adapters/poet/pin"),
         ("DELETE", "/admin/adapters/poet/pin"),
         ("DELETE", "/admin/adapters/poet"),
+        ("POST", "/admin/adapters/poet/versions/1/retire"),
+        ("DELETE", "/admin/adapters/poet/versions/1"),
+        ("GET", "/admin/adapters/poet/aliases"),
+        ("GET", "/admin/adapters/poet/aliases/live"),
+        ("PUT", "/admin/adapters/poet/aliases/live"),
+        ("POST", "/admin/adapters/poet/aliases/live/rollback"),
+        ("DELETE", "/admin/adapters/poet/aliases/live"),
+        ("GET", "/admin/audit"),
+        ("POST", "/admin/gc"),
         ("GET", "/admin/keys"),
         ("POST", "/admin/keys"),
         ("DELETE", "/admin/keys/key-1"),

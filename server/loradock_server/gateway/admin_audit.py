@@ -1,0 +1,37 @@
+"""`/admin/audit`: who changed what in the registry, newest first, page by page."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from loradock_adapters.registry.audit import MAX_PAGE
+from loradock_server.gateway.services import Services
+from loradock_server.gateway.views import event_view
+
+
+def build_router(services: Services) -> APIRouter:
+    """The route, on these services."""
+    router = APIRouter(prefix="/admin/audit", dependencies=[Depends(services.admin)])
+
+    @router.get("")
+    async def list_events(
+        adapter: Annotated[str | None, Query(max_length=63)] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE - 1)] = 50,
+        after: Annotated[int | None, Query(ge=1, description="`last_id` of the page before")] = None,
+    ) -> dict[str, Any]:
+        # One more than asked for tells whether there is another page.
+        events = await asyncio.to_thread(
+            services.registry.audit.page, adapter=adapter, before_id=after, limit=limit + 1
+        )
+        page = events[:limit]
+        return {
+            "object": "list",
+            "data": [event_view(event) for event in page],
+            "has_more": len(events) > limit,
+            "last_id": page[-1].id if page else None,
+        }
+
+    return router

@@ -1,0 +1,99 @@
+"""A real PostgreSQL in a temporary folder: unix socket only, never as root, gone at the end.
+
+Nothing is flushed to disk, which only matters to what survives a power cut.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+FIX = "apt-get install -y --no-install-recommends postgresql-15"
+START_SECONDS = 60.0
+_DEBIAN = Path("/usr/lib/postgresql")  # which keeps server programs out of PATH
+
+
+@dataclass(slots=True)
+class Postgres:
+    """A running cluster; `log` is the server's own."""
+
+    folder: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+    _made: int = field(default=0)
+
+    def new_database(self) -> str:
+        """Make an empty database and return its SQLAlchemy URL."""
+        self._made += 1
+        name = f"test_{self._made}"
+        with self.connect("postgres") as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
+
+    def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(host=str(self.folder), user="postgres", dbname=database, autocommit=True)
+
+
+def postgres_program(name: str) -> str:
+    """The newest installed one. Without it tests skip on a developer's machine and fail in CI."""
+    found = sorted(_DEBIAN.glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
+    path = str(found[-1]) if found else shutil.which(name)
+    if path is None:
+        message = f"{name} is not installed; {FIX}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """Start a cluster of its own, wait until it answers, stop it at the end."""
+    initdb, postgres = postgres_program("initdb"), postgres_program("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="ld-pg-"))
+    user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+    try:
+        if user:
+            shutil.chown(folder, user)
+        folder.chmod(0o755)
+        data, log = folder / "data", folder / "log"
+        quiet = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        subprocess.run([initdb, *quiet, str(data)], user=user, cwd=folder, check=True, capture_output=True)
+        options = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "max_connections": 200}
+        flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                [postgres, "-D", str(data), *flags], user=user, cwd=folder, stdout=sink, stderr=subprocess.STDOUT
+            )
+        cluster = Postgres(folder, log, process)
+        try:
+            _wait(cluster)
+            yield cluster
+        finally:
+            process.send_signal(signal.SIGQUIT)  # "immediate": nothing here is worth a last checkpoint
+            process.wait(START_SECONDS)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(cluster: Postgres) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            cluster.connect("postgres").close()
+            return
+        except psycopg.OperationalError:
+            alive = cluster.process.poll() is None and time.monotonic() < deadline
+            assert alive, f"PostgreSQL did not start:\n{cluster.log.read_text(errors='replace')}"
+            time.sleep(0.05)
