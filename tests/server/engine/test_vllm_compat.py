@@ -6,6 +6,7 @@ Needs vLLM (the cpu or cuda extra) but starts no engine.
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,6 +134,22 @@ def test_every_flag_we_pass_is_one_that_vllms_parser_knows(order: LaunchOrder) -
     assert args.kv_cache_memory_bytes == 1 << 20
     assert args.otlp_traces_endpoint == "http://c:4318/v1/traces"
     assert args.served_model_name == ["base"]
+
+
+def test_the_compiler_is_left_out_when_the_operator_says_so_and_never_touched_on_a_gpu(order: LaunchOrder) -> None:
+    off = replace(order, compile=False)
+    assert "--enforce-eager" not in vllm_flags(order, on_cpu=True, trace_endpoint=None)
+    assert "--enforce-eager" in vllm_flags(off, on_cpu=True, trace_endpoint=None)
+    assert "--enforce-eager" not in vllm_flags(off, on_cpu=False, trace_endpoint=None)
+
+
+def test_what_lets_a_model_with_lora_be_compiled_has_the_shape_we_know() -> None:
+    from vllm.platforms.cpu import CpuPlatform
+
+    assert parameters(vllm_compat.BaseLinearLayerWithLoRA._apply_lora_to_output) == ["self", "x", "output"]
+    assert parameters(CpuPlatform.check_and_update_config.__func__)[0] == "cls"
+    assert "maybe_dummy_run_with_lora" in vars(vllm_compat.LoRAModelRunnerMixin)
+    assert {"VLLM_COMPILE", "DYNAMO_TRACE_ONCE"} <= set(vllm_compat.CompilationMode.__members__)
 
 
 def test_further_flags_of_the_operator_come_last_and_win(order: LaunchOrder) -> None:
