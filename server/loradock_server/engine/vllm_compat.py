@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import sysconfig
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -80,9 +81,13 @@ def on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def compiler_there() -> bool:
-    """Whether torch finds the C++ compiler that it compiles models with."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+def missing_for_compiling() -> str | None:
+    """What torch needs to compile a model and does not find here, or None."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "a C++ compiler (g++, or CXX)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers (python3-dev)"
+    return None
 
 
 # --- Building vLLM's application -------------------------------------------------------------------------------
@@ -544,10 +549,10 @@ def _compile_with_lora(platform: Any) -> None:
         check(cls, config)
         if config.lora_config is None or wanted != CompilationMode.VLLM_COMPILE:
             return
-        if compiler_there():
-            config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
+        if missing := missing_for_compiling():
+            log.warning("%s is not there: the model is not compiled, about a fifth slower", missing)
         else:
-            log.warning("no C++ compiler (g++, or CXX) is there: the model is not compiled, about a fifth slower")
+            config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
 
     def load_and_complete(*args: Any, **kwargs: Any) -> Any:
         loaded = load_compiled(*args, **kwargs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +151,16 @@ def test_what_lets_a_model_with_lora_be_compiled_has_the_shape_we_know() -> None
     assert parameters(CpuPlatform.check_and_update_config.__func__)[0] == "cls"
     assert "maybe_dummy_run_with_lora" in vars(vllm_compat.LoRAModelRunnerMixin)
     assert {"VLLM_COMPILE", "DYNAMO_TRACE_ONCE"} <= set(vllm_compat.CompilationMode.__members__)
+
+
+def test_what_is_missing_for_compiling_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert vllm_compat.missing_for_compiling() == "a C++ compiler (g++, or CXX)"
+    monkeypatch.setenv("CXX", "true")  # a program that is there
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert vllm_compat.missing_for_compiling() == "Python's headers (python3-dev)"
+    (tmp_path / "Python.h").touch()
+    assert vllm_compat.missing_for_compiling() is None
 
 
 def test_further_flags_of_the_operator_come_last_and_win(order: LaunchOrder) -> None:
