@@ -6,7 +6,9 @@ readers see one consistent snapshot, writers go one after the other.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,7 +176,8 @@ def _sqlite(url: URL) -> Engine:
     def _prepare(connection: Any, _record: Any) -> None:
         # We begin transactions ourselves: Python's own way leaves reads and schema changes outside of them.
         connection.isolation_level = None
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+        _use_wal(connection)
+        for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -183,6 +186,19 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def _use_wal(connection: Any) -> None:
+    """SQLite's busy timeout does not cover the change of a new file to WAL, which another process may be making too."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager
