@@ -126,21 +126,29 @@ def _is_ready(adapter: AdapterRecord, version: int) -> bool:
 
 def _examine_leftovers(registry: Registry, store: Store, uploads: Path, age_seconds: float, note: Note) -> None:
     left = "a crashed writer left it"
-    for folder in store.leftovers(older_than_seconds=age_seconds):
-        note(
-            Finding("half_written", str(folder), left, "it is removed"),
-            lambda: store.sweep(older_than_seconds=age_seconds),
-        )
+    half_written = [
+        Finding("half_written", str(folder), left, "it is removed")
+        for folder in store.leftovers(older_than_seconds=age_seconds)
+    ]
+    _note_all(half_written, lambda: store.sweep(older_than_seconds=age_seconds), note)
     for folder in _old_uploads(uploads, age_seconds):
         note(
             Finding("half_uploaded", str(folder), left, "it is removed"),
             lambda folder=folder: shutil.rmtree(folder, ignore_errors=True),
         )
-    for garbage in find_garbage(registry, store, held=tuple, grace_seconds=age_seconds):
-        note(
-            Finding("orphan_blob", garbage.digest, f"{garbage.size_bytes} bytes that nothing needs", "it is removed"),
-            lambda: collect_garbage(registry, store, held=tuple, grace_seconds=age_seconds),
-        )
+    orphans = [
+        Finding("orphan_blob", garbage.digest, f"{garbage.size_bytes} bytes that nothing needs", "it is removed")
+        for garbage in find_garbage(registry, store, held=tuple, grace_seconds=age_seconds)
+    ]
+    _note_all(orphans, lambda: collect_garbage(registry, store, held=tuple, grace_seconds=age_seconds), note)
+
+
+def _note_all(findings: list[Finding], mend: Callable[[], object], note: Note) -> None:
+    """Findings of which one repair mends all."""
+    for finding in findings[:-1]:
+        note(finding)
+    for finding in findings[-1:]:
+        note(finding, mend)
 
 
 def _old_uploads(uploads: Path, age_seconds: float) -> Iterator[Path]:

@@ -205,10 +205,8 @@ def _require_match(session: Session, name: str, alias: str, if_match: IfMatch | 
 
 
 def _state(session: Session, row: AliasRow) -> Mapping[str, Any]:
-    split = split_at(session, row.name, row.alias, row.step)
     return {
-        "version": split.only,
-        "split": None if split.only is not None else split.as_dict(),
+        **split_at(session, row.name, row.alias, row.step).as_fields(),
         "revision": row.revision,
         "changed_at": row.changed_at.isoformat(),
         "changed_by": row.changed_by,

@@ -58,21 +58,16 @@ def _versions(session: Session, since: int) -> dict[str, dict[int, VersionRecord
 
 
 def _aliases(session: Session, since: int) -> dict[str, dict[str, AliasRecord]]:
-    steps = select(AliasRow, AliasStepRow.parent).join(
-        AliasStepRow,
+    its_step = (
         (AliasStepRow.name == AliasRow.name)
         & (AliasStepRow.alias == AliasRow.alias)
-        & (AliasStepRow.step == AliasRow.step),
+        & (AliasStepRow.step == AliasRow.step)
     )
+    steps = select(AliasRow, AliasStepRow.parent).join(AliasStepRow, its_step)
     targets = (
         select(AliasTargetRow)
         .join(AliasRow, (AliasTargetRow.name == AliasRow.name) & (AliasTargetRow.alias == AliasRow.alias))
-        .join(
-            AliasStepRow,
-            (AliasStepRow.name == AliasRow.name)
-            & (AliasStepRow.alias == AliasRow.alias)
-            & (AliasStepRow.step == AliasRow.step),
-        )
+        .join(AliasStepRow, its_step)
         .where((AliasTargetRow.step == AliasRow.step) | (AliasTargetRow.step == AliasStepRow.parent))
         .order_by(AliasTargetRow.version)
     )

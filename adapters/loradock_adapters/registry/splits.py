@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from loradock_adapters.errors import InvalidSplit
 
@@ -66,6 +67,14 @@ class Split:
     def as_dict(self) -> dict[str, int]:
         """Weights by version, as JSON has them."""
         return {str(version): weight for version, weight in self.parts}
+
+    def as_target(self) -> int | dict[str, int]:
+        """The version if there is just one, else the weights."""
+        return self.only or self.as_dict()
+
+    def as_fields(self) -> dict[str, Any]:
+        """Both ways to say it, each in a field of its own: `version`, or `split` with weights."""
+        return {"version": self.only, "split": None if self.only else self.as_dict()}
 
     def __str__(self) -> str:
         if len(self.parts) == 1:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -25,7 +25,7 @@ from loradock_server.gateway.errors import (
     EngineUnavailable,
     TooLarge,
 )
-from loradock_server.gateway.etags import etag_header, read_if_match
+from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.registration import Registered, allowed_folder
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.uploads import received_folder
@@ -46,7 +46,7 @@ def build_router(services: Services) -> APIRouter:
         adapters = table.catalogue.adapters.values()
         return {
             "object": "list",
-            "data": [adapter_view(adapter, watch.state, table.why_not_served) for adapter in adapters],
+            "data": [_adapter_view(services, adapter) for adapter in adapters],
             "memory": watch.state.memory,
         }
 
@@ -55,7 +55,7 @@ def build_router(services: Services) -> APIRouter:
         await table.refresh()
         adapter = require_adapter(services, name)
         response.headers.update(dict(etag_header(adapter.revision)))
-        return adapter_view(adapter, watch.state, table.why_not_served)
+        return _adapter_view(services, adapter)
 
     @router.get("/{name}/versions/{version}")
     async def show_version(name: str, version: int) -> dict[str, Any]:
@@ -76,22 +76,18 @@ def build_router(services: Services) -> APIRouter:
         return _registered_view(services, done)
 
     @router.post("/{name}/versions/{version}/retire")
-    async def retire_version(
-        name: str, version: int, request: Request, if_match: Annotated[str | None, Header()] = None
-    ) -> dict[str, Any]:
+    async def retire_version(name: str, version: int, request: Request, if_match: Condition) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
-        await asyncio.to_thread(versions.retire, ref, by=services.actor(request), if_match=read_if_match(if_match))
+        await asyncio.to_thread(versions.retire, ref, by=services.actor(request), if_match=if_match)
         unloaded = await _unloaded(services, (ref,))
         return {**_version_view(services, ref), "unloaded": unloaded}
 
     @router.delete("/{name}/versions/{version}")
-    async def delete_version(
-        name: str, version: int, request: Request, if_match: Annotated[str | None, Header()] = None
-    ) -> dict[str, Any]:
+    async def delete_version(name: str, version: int, request: Request, if_match: Condition) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
-        await asyncio.to_thread(versions.delete, ref, by=services.actor(request), if_match=read_if_match(if_match))
+        await asyncio.to_thread(versions.delete, ref, by=services.actor(request), if_match=if_match)
         unloaded = await _unloaded(services, (ref,))
         return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": unloaded}
 
@@ -106,11 +102,9 @@ def build_router(services: Services) -> APIRouter:
         return await _with_its_pin(services, name)
 
     @router.delete("/{name}")
-    async def delete_adapter(
-        name: str, request: Request, if_match: Annotated[str | None, Header()] = None
-    ) -> dict[str, Any]:
+    async def delete_adapter(name: str, request: Request, if_match: Condition) -> dict[str, Any]:
         refs = await asyncio.to_thread(
-            services.registry.delete_adapter, name, by=services.actor(request), if_match=read_if_match(if_match)
+            services.registry.delete_adapter, name, by=services.actor(request), if_match=if_match
         )
         return {
             "object": "adapter",
@@ -140,6 +134,10 @@ def require_adapter(services: Services, name: str) -> AdapterRecord:
     return adapter
 
 
+def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
+    return adapter_view(adapter, services.watch.state, services.table.why_not_served)
+
+
 def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     adapter = require_adapter(services, ref.name)
     if ref.version not in adapter.versions:
@@ -152,7 +150,7 @@ async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
     await services.table.refresh()
     await services.pins.keep()
     await services.watch.ask()
-    return adapter_view(require_adapter(services, name), services.watch.state, services.table.why_not_served)
+    return _adapter_view(services, require_adapter(services, name))
 
 
 async def _from_source(services: Services, order: _Order, request: Request) -> Registered:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel as Body
 from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
@@ -17,11 +17,10 @@ from starlette.responses import Response
 from loradock_adapters.errors import AliasNotFound
 from loradock_adapters.registry import Split
 from loradock_server.gateway.admin_adapters import require_adapter
-from loradock_server.gateway.etags import etag_header, read_if_match
+from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import alias_view
 
-IfMatchHeader = Annotated[str | None, Header(alias="if-match")]
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
 
 
@@ -64,24 +63,22 @@ def build_router(services: Services) -> APIRouter:
 
     @router.put("/{alias}")
     async def set_alias(
-        name: str, alias: str, body: NewTarget, request: Request, response: Response, if_match: IfMatchHeader = None
+        name: str, alias: str, body: NewTarget, request: Request, response: Response, if_match: Condition
     ) -> dict[str, Any]:
-        split, expected = body.as_split(), read_if_match(if_match)
-        await asyncio.to_thread(aliases.set, name, alias, split, by=services.actor(request), if_match=expected)
+        split = body.as_split()
+        await asyncio.to_thread(aliases.set, name, alias, split, by=services.actor(request), if_match=if_match)
         return await _shown(services, name, alias, response)
 
     @router.post("/{alias}/rollback")
     async def roll_back(
-        name: str, alias: str, request: Request, response: Response, if_match: IfMatchHeader = None
+        name: str, alias: str, request: Request, response: Response, if_match: Condition
     ) -> dict[str, Any]:
-        expected = read_if_match(if_match)
-        await asyncio.to_thread(aliases.rollback, name, alias, by=services.actor(request), if_match=expected)
+        await asyncio.to_thread(aliases.rollback, name, alias, by=services.actor(request), if_match=if_match)
         return await _shown(services, name, alias, response)
 
     @router.delete("/{alias}")
-    async def delete_alias(name: str, alias: str, request: Request, if_match: IfMatchHeader = None) -> dict[str, Any]:
-        expected = read_if_match(if_match)
-        await asyncio.to_thread(aliases.remove, name, alias, by=services.actor(request), if_match=expected)
+    async def delete_alias(name: str, alias: str, request: Request, if_match: Condition) -> dict[str, Any]:
+        await asyncio.to_thread(aliases.remove, name, alias, by=services.actor(request), if_match=if_match)
         await services.table.refresh()
         return {"object": "adapter.alias", "name": name, "alias": alias, "deleted": True}
 
