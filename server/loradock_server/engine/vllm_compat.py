@@ -497,6 +497,7 @@ def use_segmented_kernels() -> None:
         self.loradock_layers = {name: layer for name, module in self.modules.items() if (layer := _adopt(module))}
         dtype = self.lora_config.lora_dtype
         self.loradock_paired = all([wrapper.prepare(dtype) for wrapper in self.punica_wrapper_mapping.values()])
+        _connect_operator(native=self.loradock_paired)
 
     def add_packed(self: Any, lora: Any) -> None:
         if hasattr(lora, "loradock_packed"):
@@ -582,6 +583,22 @@ def _adopt(module: Any) -> LayerSlots | None:
     SegmentedPunica.layers[id(module.lora_a_stacked)] = layer
     operator.adopt(module)
     return layer
+
+
+def _connect_operator(*, native: bool) -> None:
+    """Put a kernel behind the operator, once all layers are adopted."""
+    from .kernels import operator
+    from .kernels.punica import SegmentedPunica
+
+    if not native:
+        operator.use_python()
+        return
+    from .kernels.native import make_kernel, register
+
+    layers = [
+        (SegmentedPunica.layers[id(layer.lora_a_stacked)], layer.punica_wrapper.step) for layer in operator.layers
+    ]
+    register(operator.NAME, make_kernel(layers))
 
 
 class WorkerExtension:

@@ -8,7 +8,7 @@ Embeddings and the logits layer are never wrapped (see --lora-target-modules in 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from . import gemm
 from .segments import Segment, find_segments
 from .slots import LayerSlots
+
+if TYPE_CHECKING:
+    from .native import Step
 
 # Without AVX512-BF16: segments up to this many rows go through the fused kernel, longer ones through matrix products.
 FEW_ROWS = 32
@@ -34,24 +37,23 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
         self._segments: list[Segment] = []
         self._long: list[Segment] = []
         self._short: list[Segment] = []
-        self._table = np.empty((0, 3), dtype=np.int64)  # all segments: start, end, slot
         self._rows = np.empty((0, 2), dtype=np.int64)  # (row, slot) of every row in a short segment
         self._fused: ModuleType | None = None
-        self._paired: ModuleType | None = None
+        self.step: Step | None = None  # where the native kernel reads this step's segments
         self._scratch: tuple[Any, ...] = ()
 
     def prepare(self, dtype: torch.dtype) -> bool:
         """Choose and compile kernels and size their scratch space, once all layers are known.
 
-        Returns whether weights must be packed in pairs (`slots.Packed`).
+        Returns whether weights must be packed in pairs (`slots.Packed`), for `native`: it then reads `step`, and
+        add_lora_linear is never called.
         """
-        from . import paired  # late, see its docstring
+        from . import native, paired  # late, see their docstrings
 
         layers = self.layers.values()
         slices = max((len(layer.widths) for layer in layers), default=1)
         if paired.fits(layers, dtype):
-            self._paired = paired
-            self._scratch = (np.empty(paired.BLOCK_ROWS * slices * HIGHEST_RANK, dtype=np.uint16),)
+            self.step = native.Step(np.empty(paired.BLOCK_ROWS * slices * HIGHEST_RANK, dtype=np.uint16))
             return True
         if dtype == torch.bfloat16:
             from . import fused
@@ -71,8 +73,8 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
         segments = find_segments(mapping.index_mapping, lora_index_to_id)
         self.no_lora = not segments
         self._segments = segments
-        if self._paired is not None:
-            self._table = np.array(segments, dtype=np.int64).reshape(-1, 3)
+        if self.step is not None:
+            self.step.begin(np.array(segments, dtype=np.int64).reshape(-1, 3))
             return
         self._short = [s for s in segments if s.end - s.start <= FEW_ROWS]
         self._long = [s for s in segments if s.end - s.start > FEW_ROWS]
@@ -93,9 +95,7 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
         if self.no_lora:
             return
         layer = self.layers[id(lora_a_stacked)]
-        if self._paired is not None:
-            self._add_paired(y, x, layer)
-        elif self._fused is None or x.stride(1) != 1 or y.stride(1) != 1:
+        if self._fused is None or x.stride(1) != 1 or y.stride(1) != 1:
             gemm.add_segments(y, x, layer, self._segments)
         else:
             if self._short:
@@ -111,25 +111,6 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
                     *self._scratch,
                 )
             gemm.add_segments(y, x, layer, self._long)
-
-    def _add_paired(self, y: torch.Tensor, x: torch.Tensor, layer: LayerSlots) -> None:
-        assert self._paired is not None
-        if x.stride(1) != 1:
-            x = x.contiguous()
-        target = y if y.stride(1) == 1 else y.contiguous()
-        self._paired.add_segments(
-            x.data_ptr(),
-            x.stride(0) * 2,
-            target.data_ptr(),
-            target.stride(0) * 2,
-            layer.in_features,
-            self._table,
-            layer.table,
-            layer.widths,
-            self._scratch[0].ctypes.data,
-        )
-        if target is not y:
-            y.copy_(target)
 
     def add_lora_embedding(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("LoRA on embeddings is not served; the adapter check refuses it")

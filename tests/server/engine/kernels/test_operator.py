@@ -26,6 +26,7 @@ class Recorder:
 
 
 def layer(recorder: Recorder) -> SimpleNamespace:
+    operator.use_python()
     made = SimpleNamespace(punica_wrapper=recorder, lora_a_stacked=(), lora_b_stacked=(), output_slices=(3,))
     operator.adopt(made)
     return made
@@ -52,6 +53,16 @@ def test_a_batch_dimension_of_one_is_seen_through() -> None:
     recorder = Recorder(no_lora=False)
     assert operator.apply_lora_to_output(layer(recorder), torch.ones(1, 2, 4), torch.zeros(1, 2, 3)).eq(1).all()
     assert recorder.shapes == [(2, 4, 2, 3)]
+
+
+def test_a_layout_that_no_kernel_walks_is_copied_first_or_refused() -> None:
+    mine = layer(Recorder(no_lora=False))
+    across = torch.zeros(3, 2).T
+    out = operator.apply_lora_to_output(mine, torch.ones(4, 2).T, across)
+    assert out.is_contiguous()
+    assert out.eq(1).all()
+    with pytest.raises(ValueError, match=r"\(2, 2, 3\)"):
+        operator.apply_lora_to_output(mine, torch.ones(2, 2, 4), torch.zeros(2, 2, 3))
 
 
 def test_the_operator_tells_torch_what_it_changes() -> None:

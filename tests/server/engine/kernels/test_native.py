@@ -1,0 +1,141 @@
+"""The kernel that torch calls without Python, by an operator of its own with the same schema."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("numba")
+
+from loradock_server.engine.kernels import native, paired  # noqa: E402
+from loradock_server.engine.kernels.slots import LayerSlots, pack  # noqa: E402
+
+FEATURES, WIDTHS, RANKS = 64, (32, 16), (16, 5)  # RANKS: by slot
+EIGHT_ROWS = np.array([[0, 3, 1], [3, 4, 0], [6, 8, 1]], dtype=np.int64)  # rows 4 and 5 are the base's
+NOTHING = np.empty((0, 3), dtype=np.int64)
+
+
+def make_layer(seed: int) -> LayerSlots:
+    torch.manual_seed(seed)
+    layer = LayerSlots(len(RANKS), FEATURES, WIDTHS)
+    for slot, rank in enumerate(RANKS):
+        a = [torch.randn(rank, FEATURES).bfloat16() for _ in WIDTHS]
+        layer.put(slot, pack(a, [torch.randn(width, rank).bfloat16() for width in WIDTHS], paired=True))
+    return layer
+
+
+@pytest.fixture(scope="module")
+def layers() -> list[LayerSlots]:
+    made = [make_layer(0), make_layer(1)]
+    if not paired.fits(made, torch.bfloat16):
+        pytest.skip("this processor has no AVX512-BF16")
+    return made
+
+
+@pytest.fixture(scope="module")
+def steps(layers: list[LayerSlots]) -> list[native.Step]:
+    return [native.Step(np.empty(paired.BLOCK_ROWS * 64, dtype=np.uint16)) for _ in layers]
+
+
+@pytest.fixture(scope="module")
+def operator(layers: list[LayerSlots], steps: list[native.Step]) -> Iterator[Callable[..., None]]:
+    library = torch.library.Library("loradock_test", "DEF")
+    library.define("add_lora(Tensor(a!) y, Tensor x, int number) -> ()")
+    native.register("loradock_test::add_lora", native.make_kernel(zip(layers, steps, strict=True)))
+    yield torch.ops.loradock_test.add_lora.default
+    library._destroy()
+
+
+def tensors() -> tuple[Any, Any]:
+    torch.manual_seed(2)
+    return torch.randn(8, FEATURES).bfloat16(), torch.randn(8, sum(WIDTHS)).bfloat16()
+
+
+def by_paired(x: Any, y: Any, layer: LayerSlots) -> Any:
+    expected, scratch = y.clone(), np.empty(paired.BLOCK_ROWS * 64, dtype=np.uint16)
+    strides = x.stride(0) * 2, expected.stride(0) * 2
+    paired.add_segments(
+        x.data_ptr(), strides[0], expected.data_ptr(), strides[1], FEATURES,
+        EIGHT_ROWS, layer.table, layer.widths, scratch.ctypes.data,
+    )  # fmt: skip
+    return expected
+
+
+def test_each_number_is_its_own_layer_and_adds_what_the_kernel_adds(
+    layers: list[LayerSlots], steps: list[native.Step], operator: Callable[..., None]
+) -> None:
+    for number, (layer, step) in enumerate(zip(layers, steps, strict=True)):
+        x, y = tensors()
+        expected = by_paired(x, y, layer)
+        assert not torch.equal(expected, y)
+        step.begin(EIGHT_ROWS)
+        operator(y, x, number)
+        assert torch.equal(y, expected)
+
+
+def test_a_layer_belongs_to_one_step_and_steps_without_adapters_touch_nothing(
+    steps: list[native.Step], operator: Callable[..., None]
+) -> None:
+    steps[0].begin(NOTHING)
+    steps[1].begin(EIGHT_ROWS)
+    x, y = tensors()
+    before = y.clone()
+    operator(y, x, 0)
+    assert torch.equal(y, before)
+    operator(y, x, 1)
+    assert not torch.equal(y, before)
+
+
+def test_rows_that_lie_apart_and_a_batch_dimension_of_one_are_walked(
+    layers: list[LayerSlots], steps: list[native.Step], operator: Callable[..., None]
+) -> None:
+    x, y = tensors()
+    expected = by_paired(x, y, layers[0])
+    wide_x, wide_y = torch.zeros(1, 8, FEATURES + 24).bfloat16(), torch.zeros(1, 8, sum(WIDTHS) + 8).bfloat16()
+    wide_x[0, :, :FEATURES], wide_y[0, :, : sum(WIDTHS)] = x, y
+    steps[0].begin(EIGHT_ROWS)
+    operator(wide_y[..., : sum(WIDTHS)], wide_x[..., :FEATURES], 0)
+    assert torch.equal(wide_y[0, :, : sum(WIDTHS)], expected)
+    assert not wide_y[..., sum(WIDTHS) :].any()
+
+
+@pytest.mark.parametrize("odd", ["columns apart", "two batches"])
+def test_what_it_cannot_walk_stays_untouched_and_the_next_step_says_so(
+    odd: str, layers: list[LayerSlots], operator: Callable[..., None]
+) -> None:
+    step = native.Step(np.empty(paired.BLOCK_ROWS * 64, dtype=np.uint16))
+    library = torch.library.Library("loradock_odd", "DEF")
+    library.define("add_lora(Tensor(a!) y, Tensor x, int number) -> ()")
+    native.register("loradock_odd::add_lora", native.make_kernel([(layers[0], step)]))
+    x, y = tensors()
+    y = y.T.contiguous().T if odd == "columns apart" else y.reshape(2, 4, -1)
+    before = y.clone()
+    step.begin(EIGHT_ROWS)
+    torch.ops.loradock_odd.add_lora.default(y, x, 0)
+    assert torch.equal(y, before)
+    with pytest.raises(RuntimeError, match="without its LoRA deltas"):
+        step.begin(EIGHT_ROWS)
+    library._destroy()
+
+
+def test_what_torch_hands_over_is_given_back(steps: list[native.Step], operator: Callable[..., None]) -> None:
+    steps[0].begin(EIGHT_ROWS)
+    arrays = [np.zeros((8, FEATURES), dtype=np.uint16), np.zeros((8, sum(WIDTHS)), dtype=np.uint16)]
+    alive = [weakref.ref(array) for array in arrays]
+    x, y = (torch.from_numpy(array).view(torch.bfloat16) for array in arrays)
+    del arrays
+    for _ in range(10):
+        operator(y, x, 0)
+    assert [array() is None for array in alive] == [False, False]
+    del x, y
+    assert [array() is None for array in alive] == [True, True]
+
+
+def test_a_name_that_torch_does_not_know_is_an_error(layers: list[LayerSlots], steps: list[native.Step]) -> None:
+    with pytest.raises(RuntimeError, match="did not take"):
+        native.register("loradock::", native.make_kernel([(layers[0], steps[0])]))
