@@ -105,11 +105,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Who has one of `limit` places at this moment, and who waits for one, by adapter id."""
+    """Who has one of `limit` places at this moment, and who waits for one, by adapter id.
+
+    `waiting`: requests in line for whatever reason, the base model's too.
+    """
 
     limit: int
     taken: frozenset[str]
     wanted: frozenset[str]
+    waiting: int = 0
 
 
 class Ticket:
@@ -213,6 +217,7 @@ class Admission:
             self._places,
             taken=frozenset(str(line.adapter) for line in lines if line.placed_at is not None),
             wanted=frozenset(str(line.adapter) for line in lines if line.waiting and self._needs_place(line)),
+            waiting=sum(self.waiting_by_adapter().values()),
         )
 
     def waiting_by_adapter(self) -> dict[str | None, int]:

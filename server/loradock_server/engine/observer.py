@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 
 from loradock_adapters.names import AdapterRef
 from loradock_server.telemetry.engine_metrics import EngineMetrics
@@ -18,9 +16,12 @@ from .memory import Memory
 
 
 class EngineObserver:
-    """Counts loads, evictions and queueing, shows who is in memory. `further`: collectors served along with ours."""
+    """Counts loads, evictions and queueing, shows who is in memory.
 
-    def __init__(self, adapter_limit: int, further: Collector | None = None) -> None:
+    `further`: families served along with ours, from how many requests wait in line here.
+    """
+
+    def __init__(self, adapter_limit: int, further: Callable[[int], Iterable[Metric]] = lambda waiting: ()) -> None:
         self._metrics = EngineMetrics(CollectorRegistry(), adapter_limit)
         self._further = further
         self._exposing = threading.Lock()
@@ -44,7 +45,7 @@ class EngineObserver:
         with self._exposing:  # or a scrape would find the series that another has just cleared
             self._show(memory)
             self._show_places(places)
-            return generate_latest(_Both(self._metrics.registry, self._further))
+            return generate_latest(_Both(self._metrics.registry, self._further(places.waiting)))
 
     def _show(self, memory: Memory) -> None:
         resident = self._metrics.adapter_resident
@@ -68,10 +69,10 @@ class EngineObserver:
 
 
 class _Both(CollectorRegistry):
-    def __init__(self, own: Collector, further: Collector | None) -> None:
+    def __init__(self, own: CollectorRegistry, further: Iterable[Metric]) -> None:
         super().__init__()
-        self._sources = [own] if further is None else [own, further]
+        self._own, self._further = own, further
 
-    def collect(self) -> Iterator[Any]:
-        for source in self._sources:
-            yield from source.collect()
+    def collect(self) -> Iterator[Metric]:
+        yield from self._own.collect()
+        yield from self._further

@@ -127,7 +127,7 @@ def build_guard(
     order: LaunchOrder, engine: vllm_compat.Engine, stager: Stager, loader: vllm_compat.AdapterLoader
 ) -> Guard:
     """Everything between vLLM's application and the socket."""
-    observer = EngineObserver(order.metrics_adapter_limit, vllm_compat.OwnFamilies())
+    observer = EngineObserver(order.metrics_adapter_limit, vllm_compat.vllm_families)
     residency = Residency(
         loader,
         stager,

@@ -667,12 +667,18 @@ def _slices(module: Any, a: Any, b: Any) -> tuple[list[Any], list[Any]]:
 # --- Metrics ---------------------------------------------------------------------------------------------------
 
 
-class OwnFamilies:
-    """The process-wide metrics of vLLM without what would clash with a gateway's own or grow without bound."""
+def vllm_families(waiting: int) -> Iterator[Any]:
+    """The process-wide metrics of vLLM without what would clash with a gateway's own or grow without bound.
 
-    def collect(self) -> Iterator[Any]:
-        for family in REGISTRY.collect():
-            # Its lora_requests_info keeps a series for every combination of names there ever was, and calls all of them
-            # running that have any request. Ours is in telemetry.
-            if family.name.startswith("vllm:") and family.name != "vllm:lora_requests_info":
-                yield family
+    `waiting`: requests that wait before vLLM knows of them. They are added to its own, so that a balancer or an
+    autoscaler that looks there sees the whole queue.
+    """
+    for family in REGISTRY.collect():
+        # Its lora_requests_info keeps a series for every combination of names there ever was, and calls all of them
+        # running that have any request. Ours is in telemetry.
+        if not family.name.startswith("vllm:") or family.name == "vllm:lora_requests_info":
+            continue
+        if family.name == "vllm:num_requests_waiting" and family.samples:
+            first = family.samples[0]
+            family.samples[0] = first._replace(value=first.value + waiting)
+        yield family

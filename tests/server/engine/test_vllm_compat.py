@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge
 
 pytest.importorskip("vllm")
 
@@ -151,6 +152,28 @@ def test_what_lets_a_model_with_lora_be_compiled_has_the_shape_we_know() -> None
     assert parameters(CpuPlatform.check_and_update_config.__func__)[0] == "cls"
     assert "maybe_dummy_run_with_lora" in vars(vllm_compat.LoRAModelRunnerMixin)
     assert {"VLLM_COMPILE", "DYNAMO_TRACE_ONCE"} <= set(vllm_compat.CompilationMode.__members__)
+
+
+def test_a_compiled_model_that_was_kept_is_loaded_by_the_calls_we_complete() -> None:
+    from vllm.compilation import decorators
+
+    source = inspect.getsource(decorators)
+    assert "torch.compiler.load_compiled_function(" in source
+    # Of the object on which we put one, since what vLLM keeps for CPU has none.
+    assert "loaded_fn._artifacts.compiled_fn.finalize_loading(model.vllm_config)" in source
+
+
+def test_vllms_queue_counts_who_waits_before_it_and_its_endless_family_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = CollectorRegistry()
+    monkeypatch.setattr(vllm_compat, "REGISTRY", registry)
+    Gauge("vllm:num_requests_waiting", "in line", ["engine"], registry=registry).labels("0").set(2)
+    Gauge("vllm:num_requests_running", "in the batch", registry=registry).set(8)
+    Gauge("vllm:lora_requests_info", "adapters", registry=registry)
+    Gauge("process_of_its_own", "clashes with a gateway's", registry=registry)
+    values = {family.name: family.samples[0].value for family in vllm_compat.vllm_families(waiting=5)}
+    assert values == {"vllm:num_requests_waiting": 7, "vllm:num_requests_running": 8}
 
 
 def test_what_is_missing_for_compiling_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
