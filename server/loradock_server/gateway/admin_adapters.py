@@ -24,8 +24,10 @@ from loradock_server.gateway.errors import (
     EngineTimeout,
     EngineUnavailable,
     TooLarge,
+    WrongMediaType,
 )
 from loradock_server.gateway.etags import Condition, etag_header
+from loradock_server.gateway.params import AdapterName, Alias, VersionNumber
 from loradock_server.gateway.registration import Registered, allowed_folder
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.uploads import received_folder
@@ -51,20 +53,23 @@ def build_router(services: Services) -> APIRouter:
         }
 
     @router.get("/{name}")
-    async def show_adapter(name: str, response: Response) -> dict[str, Any]:
+    async def show_adapter(name: AdapterName, response: Response) -> dict[str, Any]:
         await table.refresh()
         adapter = require_adapter(services, name)
         response.headers.update(dict(etag_header(adapter.revision)))
         return _adapter_view(services, adapter)
 
     @router.get("/{name}/versions/{version}")
-    async def show_version(name: str, version: int) -> dict[str, Any]:
+    async def show_version(name: AdapterName, version: VersionNumber) -> dict[str, Any]:
         await table.refresh()
         return _version_view(services, AdapterRef(name, version))
 
     @router.post("/{name}/versions")
     async def add_version(
-        name: str, request: Request, alias: str = LIVE, promote: Annotated[bool, Query()] = True
+        name: AdapterName,
+        request: Request,
+        alias: Annotated[Alias, Query(description="The alias that is to point to it.")] = LIVE,
+        promote: Annotated[bool, Query(description="Without it no alias does.")] = True,
     ) -> JSONResponse:
         services.registrar.check_name(name)
         order = _Order(name, services.actor(request), alias if promote else None)
@@ -76,7 +81,9 @@ def build_router(services: Services) -> APIRouter:
         return _registered_view(services, done)
 
     @router.post("/{name}/versions/{version}/retire")
-    async def retire_version(name: str, version: int, request: Request, if_match: Condition) -> dict[str, Any]:
+    async def retire_version(
+        name: AdapterName, version: VersionNumber, request: Request, if_match: Condition
+    ) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
         await asyncio.to_thread(versions.retire, ref, by=services.actor(request), if_match=if_match)
@@ -84,7 +91,9 @@ def build_router(services: Services) -> APIRouter:
         return {**_version_view(services, ref), "unloaded": unloaded}
 
     @router.delete("/{name}/versions/{version}")
-    async def delete_version(name: str, version: int, request: Request, if_match: Condition) -> dict[str, Any]:
+    async def delete_version(
+        name: AdapterName, version: VersionNumber, request: Request, if_match: Condition
+    ) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
         await asyncio.to_thread(versions.delete, ref, by=services.actor(request), if_match=if_match)
@@ -92,17 +101,17 @@ def build_router(services: Services) -> APIRouter:
         return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": unloaded}
 
     @router.put("/{name}/pin")
-    async def pin_adapter(name: str, request: Request) -> dict[str, Any]:
+    async def pin_adapter(name: AdapterName, request: Request, response: Response) -> dict[str, Any]:
         await asyncio.to_thread(services.registry.pin, name, by=services.actor(request))
-        return await _with_its_pin(services, name)
+        return await _with_its_pin(services, name, response)
 
     @router.delete("/{name}/pin")
-    async def unpin_adapter(name: str, request: Request) -> dict[str, Any]:
+    async def unpin_adapter(name: AdapterName, request: Request, response: Response) -> dict[str, Any]:
         await asyncio.to_thread(services.registry.unpin, name, by=services.actor(request))
-        return await _with_its_pin(services, name)
+        return await _with_its_pin(services, name, response)
 
     @router.delete("/{name}")
-    async def delete_adapter(name: str, request: Request, if_match: Condition) -> dict[str, Any]:
+    async def delete_adapter(name: AdapterName, request: Request, if_match: Condition) -> dict[str, Any]:
         refs = await asyncio.to_thread(
             services.registry.delete_adapter, name, by=services.actor(request), if_match=if_match
         )
@@ -145,12 +154,14 @@ def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     return version_view(adapter, adapter.versions[ref.version], services.watch.state, services.table.why_not_served)
 
 
-async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
+async def _with_its_pin(services: Services, name: str, response: Response) -> dict[str, Any]:
     """The adapter after its pin changed and the engine, if there is one, has heard of it."""
     await services.table.refresh()
     await services.pins.keep()
     await services.watch.ask()
-    return _adapter_view(services, require_adapter(services, name))
+    adapter = require_adapter(services, name)
+    response.headers.update(dict(etag_header(adapter.revision)))
+    return _adapter_view(services, adapter)
 
 
 async def _from_source(services: Services, order: _Order, request: Request) -> Registered:
@@ -174,7 +185,7 @@ async def _from_upload(services: Services, order: _Order, content_type: str, req
             return await services.registrar.register(
                 order.name, folder, source="upload", by=order.by, alias=order.alias
             )
-    except (TooLarge, BadRequest):
+    except (TooLarge, BadRequest, WrongMediaType):
         await body.drain()
         raise
 
