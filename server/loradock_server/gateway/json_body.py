@@ -38,9 +38,7 @@ def json_body(shape: type[Shape], *, empty: Shape | None = None) -> Callable[[Re
         except ValidationError as error:
             raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
         except ValueError as error:
-            raise BadRequest(
-                f"the body is {error}" if str(error).startswith("not ") else f"the body: {error}"
-            ) from error
+            raise BadRequest(f"the body cannot be used: {error}") from error
 
     return read
 

@@ -34,7 +34,7 @@ async def received_folder(
 ) -> AsyncIterator[Path]:
     """A temporary folder below `parent` with the uploaded files; it is gone when the block ends.
 
-    Raises WrongMediaType for another kind of body, BadRequest for one that is no such form, and TooLarge once more than `limit` bytes have come.
+    Raises WrongMediaType for another kind of body, BadRequest for a bad form, and TooLarge once more than `limit` bytes have come.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")

@@ -1,6 +1,4 @@
-"""The document describes every route, and only routes; it is held against the routes here and against answers everywhere
-else (see `documented`).
-"""
+"""The document is held against the routes here, and against the answers of every other test (see `documented`)."""
 
 from __future__ import annotations
 

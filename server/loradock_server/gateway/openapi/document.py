@@ -28,9 +28,11 @@ from loradock_server.gateway.openapi.operation import (
 _ABOUT = """OpenAI's API for inference, and the administration of adapters.
 
 Every error has OpenAI's shape; its message carries the value, the limit and the fix. Every answer but those of
-`/healthz`, `/readyz` and `/metrics` has an `x-request-id`; every 429 and 503 has `Retry-After`. A path that does not exist
-is 404 `route_not_found`, a method that a path does not take 405 `method_not_allowed`.
+`/healthz`, `/readyz` and `/metrics` has an `x-request-id`; every 429 and 503 has `Retry-After`. A path that does not
+exist is 404 `route_not_found`, a method that a path does not take 405 `method_not_allowed`.
 """
+Refs = Mapping[Any, Mapping[str, Any]]
+
 _REF = "#/components/schemas/{model}"
 # FastAPI's own errors, which nobody gets to see.
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
@@ -82,9 +84,7 @@ def build_document(operations: Sequence[Operation], routes: Sequence[BaseRoute])
     }
 
 
-def _operation(
-    operation: Operation, judged: Mapping[str, Any], refs: Mapping[Any, Mapping[str, Any]]
-) -> dict[str, Any]:
+def _operation(operation: Operation, judged: Mapping[str, Any], refs: Refs) -> dict[str, Any]:
     parameters = [*judged.get("parameters", [])]
     if operation.observed:
         parameters.append({"$ref": f"#/components/parameters/{REQUEST_ID}"})
@@ -110,7 +110,7 @@ def _operation(
     return made
 
 
-def _answer(answer: Answer, operation: Operation, refs: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
+def _answer(answer: Answer, operation: Operation, refs: Refs) -> dict[str, Any]:
     content = {} if answer.shape is None else {JSON: {"schema": _schema(answer.shape, refs, "serialization")}}
     content |= {kind: {"schema": dict(schema)} for kind, schema in (answer.content or {}).items()}
     named = [REQUEST_ID, *answer.headers] if operation.observed else [*answer.headers]
@@ -157,7 +157,7 @@ def _error(status: int, rules: Sequence[Rule], *, open: bool, observed: bool = T
     return {"description": says, "headers": _headers(named, sometimes), "content": {JSON: {"schema": schema}}}
 
 
-def _schemas(operations: Iterable[Operation]) -> tuple[Mapping[Any, Mapping[str, Any]], Mapping[str, Any]]:
+def _schemas(operations: Iterable[Operation]) -> tuple[Refs, Mapping[str, Any]]:
     """References by (shape, mode), and the components they lead to."""
     refs, made = models_json_schema([*dict.fromkeys(_shapes(operations))], ref_template=_REF)
     return refs, made["$defs"]
@@ -170,9 +170,7 @@ def _shapes(operations: Iterable[Operation]) -> Iterator[tuple[type[BaseModel], 
         yield from ((shape, "validation") for shape in (operation.takes or {}).values() if isinstance(shape, type))
 
 
-def _schema(
-    shape: type[BaseModel] | Mapping[str, Any], refs: Mapping[Any, Mapping[str, Any]], mode: str
-) -> dict[str, Any]:
+def _schema(shape: type[BaseModel] | Mapping[str, Any], refs: Refs, mode: str) -> dict[str, Any]:
     return dict(refs[shape, mode] if isinstance(shape, type) else shape)
 
 

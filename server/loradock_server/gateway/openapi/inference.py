@@ -1,4 +1,4 @@
-"""What the inference routes take and answer, as far as the gateway looks at it; the rest is vLLM's, as OpenAI has it."""
+"""What the inference routes take and answer, as far as the gateway looks at it; the rest is vLLM's."""
 
 from __future__ import annotations
 
