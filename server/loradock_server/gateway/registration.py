@@ -16,7 +16,7 @@ from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_adapters.peft_folder import PeftFolder
 from loradock_adapters.registry import Actor, Registry, VersionFacts
 from loradock_adapters.store import Store
-from loradock_server.gateway.errors import NameTaken, SourceRefused
+from loradock_server.gateway.errors import NameTaken
 from loradock_server.gateway.table import RoutingTable
 
 
@@ -91,29 +91,3 @@ class Registrar:
             # Collected as garbage before the version referred to it, which now protects it.
             self._store.put(folder, peft.files)
             self._store.verify(digest)
-
-
-def allowed_folder(source: str, roots: tuple[Path, ...]) -> Path:
-    """The folder a client names on this server, if the operator opened it. Raises SourceRefused.
-
-    Links count by where they lead, those inside the folder too. Blocks: call it in a thread.
-    """
-    opened = [root.resolve() for root in roots]
-    if not opened:
-        raise SourceRefused("this server takes no paths; upload the files, or set LORADOCK_SOURCE_ROOTS")
-    path = Path(source)
-    folder = path.resolve()
-    # One answer for all of it: what exists outside the roots is nobody's business.
-    if not path.is_absolute() or not _inside(folder, opened) or not folder.is_dir():
-        raise SourceRefused(
-            f"source {source[:200]!r} is not an absolute path of a folder below "
-            + " or ".join(str(root) for root in roots)
-        )
-    for entry in folder.iterdir():
-        if not _inside(entry.resolve(), opened):
-            raise SourceRefused(f"{entry.name!r} in the source is a link out of the allowed folders; copy the file")
-    return folder
-
-
-def _inside(path: Path, roots: list[Path]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)
