@@ -10,6 +10,7 @@
     ├── Conflict                409   it would break what is there
     │   └── NameTaken                 an adapter may not have this name
     ├── SourceRefused           403   a server-side path outside the allowed folders
+    ├── ProbeFailed             422   the smoke probe found an adapter that must not be served
     ├── EngineRefused           any   the engine's own error, passed on
     ├── EngineTimeout           504   no complete answer within request_timeout
     ├── EngineUnavailable       503   no engine, or it died before it answered
@@ -80,6 +81,10 @@ class SourceRefused(GatewayError):
     """A path on this server that no client may name."""
 
 
+class ProbeFailed(GatewayError):
+    """An adapter does nothing, or nothing sensible, on the live engine; its version has failed."""
+
+
 class EngineRefused(GatewayError):
     """The engine answered with an error; `status`, `code` and `retry_after` are its own."""
 
@@ -128,6 +133,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     Conflict: Rule(409, "conflict"),
     NameTaken: Rule(409, "name_taken", param="name"),
     SourceRefused: Rule(403, "source_refused", param="source"),
+    ProbeFailed: Rule(422, "probe_failed"),
     EngineTimeout: Rule(504, "engine_timeout", "server_error"),
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
     ShuttingDown: Rule(503, "shutting_down", "server_error"),
