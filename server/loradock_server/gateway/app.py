@@ -26,7 +26,16 @@ from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
 from loradock_server import __version__, wire
 from loradock_server.drain import Drain
-from loradock_server.gateway import admin_adapters, admin_aliases, admin_audit, admin_gc, admin_keys, health, models
+from loradock_server.gateway import (
+    admin_adapters,
+    admin_aliases,
+    admin_audit,
+    admin_files,
+    admin_gc,
+    admin_keys,
+    health,
+    models,
+)
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
@@ -94,7 +103,7 @@ def create_app(
     for operation in OPERATIONS:
         route = InferenceRoute(operation, services)
         app.router.routes.append(Route(operation.path, route, methods=["POST"]))
-    for part in (models, admin_adapters, admin_aliases, admin_audit, admin_gc, admin_keys, health):
+    for part in (models, admin_adapters, admin_files, admin_aliases, admin_audit, admin_gc, admin_keys, health):
         app.include_router(part.build_router(services))
     app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
     _answer_errors(app)
