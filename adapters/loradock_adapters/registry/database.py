@@ -92,6 +92,15 @@ class Database:
             yield session
             session.commit()
 
+    @contextmanager
+    def aside(self) -> Iterator[Session]:
+        """A session for what changes nothing of what is registered, how far some work is for instance; leaving it
+        commits. The revision stays and nobody is told. Not alone among writers on PostgreSQL.
+        """
+        with _registry_errors(), Session(self._writers, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
     @property
     def notifies(self) -> bool:
         """Whether others are told of a change, rather than having to ask."""

@@ -37,10 +37,11 @@ _ACTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """`created` is False when these bytes already were a version of the name, in whatever state."""
+    """`created` is False when these bytes already were a version of the name; `ready`: one that may answer."""
 
     ref: AdapterRef
     created: bool
+    ready: bool = False
 
 
 class VersionTable:
@@ -76,7 +77,7 @@ class VersionTable:
                 _move(session, found, VersionState.STAGED, by)
                 return Staged(ref, created=True)
             session.rollback()
-            return Staged(ref, created=False)
+            return Staged(ref, created=False, ready=found.state == VersionState.READY)
 
     def verify(self, ref: AdapterRef, *, by: Actor) -> None:
         """The store gave back the bytes that were judged. Raises VersionNotFound, AdapterConflict."""

@@ -180,6 +180,7 @@ def _registered_view(services: Services, done: Registered) -> JSONResponse:
         "created": done.created,
         "aliases": [] if adapter is None else adapter.aliases_of(ref.version),
         "report": done.report.as_dict(),
+        "probe": done.probed.as_dict(),
     }
     return JSONResponse(view, status_code=201 if done.created else 200)
 

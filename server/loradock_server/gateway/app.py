@@ -51,6 +51,7 @@ from loradock_server.gateway.errors import (
 from loradock_server.gateway.exchange import OPERATIONS
 from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.pins import PinKeeper
+from loradock_server.gateway.probing import SmokeProbe
 from loradock_server.gateway.proxy import InferenceRoute
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.services import Services
@@ -141,7 +142,7 @@ def _build(
         ledger=ledger,
         usage=UsageFollower(engine, ledger.record),
         auth=auth,
-        registrar=Registrar(registry, store, base, table, limits),
+        registrar=Registrar(registry, store, base, table, limits, SmokeProbe(engine, watch, settings.smoke_probe)),
         drain=Drain(),
         metrics=metrics,
         tracer=provider.get_tracer(tracing.SCOPE, __version__),
