@@ -21,6 +21,7 @@ USAGE = "/internal/usage"
 UNLOAD = "/internal/unload"
 PINS = "/internal/pins"  # {"pins": [{"id", "digest"}]}, oldest first: these from now on, and no others
 METRICS = "/internal/metrics"
+PROBE = "/internal/probe"  # {"id", "digest"}: does this adapter act? Answers {"problem", "effect", "noise"}
 
 
 def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> dict[str, Any]:

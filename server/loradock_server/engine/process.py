@@ -29,6 +29,7 @@ from .internal import Internal
 from .launch import LaunchOrder, trace_endpoint, vllm_flags
 from .limits import MemoryLimits
 from .observer import EngineObserver
+from .probe import Probe
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
 from .selftest import SelfTestFailed, self_test
@@ -73,7 +74,7 @@ async def run(order: LaunchOrder) -> None:
         await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)
         vllm_compat.trace_adapters(engine.client)
-        guard = build_guard(order, engine, stager, loader)
+        guard = build_guard(order, engine, base, stager, loader)
         server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))
         serving = asyncio.create_task(server.serve())
         dying = asyncio.create_task(leave_when_dead(engine))
@@ -124,7 +125,11 @@ async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_
 
 
 def build_guard(
-    order: LaunchOrder, engine: vllm_compat.Engine, stager: Stager, loader: vllm_compat.AdapterLoader
+    order: LaunchOrder,
+    engine: vllm_compat.Engine,
+    base: BaseModel,
+    stager: Stager,
+    loader: vllm_compat.AdapterLoader,
 ) -> Guard:
     """Everything between vLLM's application and the socket."""
     observer = EngineObserver(order.metrics_adapter_limit, vllm_compat.vllm_families)
@@ -145,6 +150,15 @@ def build_guard(
         seats=max(engine.max_num_seqs, order.max_loras + 1),
     )
     feed = UsageFeed()
+    probe = None
+    if engine.generates:
+        probe = Probe(
+            vllm_compat.Prober(engine, "probe"),
+            residency,
+            admission,
+            vocab_size=base.vocab_size,
+            max_model_len=engine.max_model_len,
+        )
 
     def describe() -> dict[str, Any]:
         return {
@@ -165,6 +179,7 @@ def build_guard(
         describe=describe,
         places=admission.places,
         metrics=observer.exposition,
+        probe=probe,
     )
     guard = Guard(
         engine.app,

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from loradock_adapters.errors import AdapterNotFound, VersionNotFound
 from loradock_adapters.names import LIVE, AdapterRef
-from loradock_adapters.registry import AdapterRecord
+from loradock_adapters.registry import AdapterRecord, VersionRecord
 from loradock_server.gateway import registering
 from loradock_server.gateway.asgi import Body, read_body
 from loradock_server.gateway.errors import (
@@ -124,11 +124,18 @@ def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
     return adapter_view(adapter, services.watch.state, services.table.why_not_served)
 
 
-def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+def require_version(services: Services, ref: AdapterRef) -> VersionRecord:
+    """The version as the table knows it. Raises AdapterNotFound, VersionNotFound."""
     adapter = require_adapter(services, ref.name)
     if ref.version not in adapter.versions:
         raise VersionNotFound(f"adapter {ref.name!r} has no version {ref.version}")
-    return version_view(adapter, adapter.versions[ref.version], services.watch.state, services.table.why_not_served)
+    return adapter.versions[ref.version]
+
+
+def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+    record = require_version(services, ref)
+    adapter = require_adapter(services, ref.name)
+    return version_view(adapter, record, services.watch.state, services.table.why_not_served)
 
 
 async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
@@ -175,6 +182,7 @@ def _registered_view(services: Services, done: Registered) -> JSONResponse:
         "created": done.created,
         "aliases": [] if adapter is None else adapter.aliases_of(ref.version),
         "report": done.report.as_dict(),
+        "probe": done.probed.as_dict(),
     }
     return JSONResponse(view, status_code=201 if done.created else 200)
 

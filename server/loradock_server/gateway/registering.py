@@ -6,11 +6,13 @@ It knows no route and no way that bytes can come: an `Order` and a `Source` in, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from loradock_adapters.registry import Actor
-from loradock_server.gateway.intake import Progress, Source
+from loradock_server.gateway.intake import Source
 from loradock_server.gateway.registration import Registered
 from loradock_server.gateway.services import Services
+from loradock_server.gateway.stages import Stage, Tell, unheard
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +24,10 @@ class Order:
     alias: str | None
 
 
-def unheard(done: int, total: int | None) -> None:
-    """The progress nobody asked for."""
-
-
-async def add_version(services: Services, order: Order, source: Source, *, progress: Progress = unheard) -> Registered:
-    """Raises what the source raises, and InvalidName, NameTaken, AdapterRejected, AdapterUnreadable, AdapterConflict,
-    StoreError, RegistryError.
-    """
+async def add_version(services: Services, order: Order, source: Source, *, tell: Tell = unheard) -> Registered:
+    """Raises what the source raises, and all that `Registrar.register` does."""
     services.registrar.check_name(order.name)
-    async with source.fetched(progress) as folder:
+    async with source.fetched(partial(tell, Stage.FETCHING)) as folder:
         return await services.registrar.register(
-            order.name, folder, source=source.label, by=order.by, alias=order.alias
+            order.name, folder, source=source.label, by=order.by, alias=order.alias, tell=tell
         )
