@@ -30,15 +30,18 @@ class AdaptersGroup(LazyGroup):
             examples=examples("""
                 loradock adapters check ./my-adapter
                 loradock adapters check ./my-adapter --base ./SmolLM2-135M-Instruct --max-rank 32
-                loradock adapters check ./my-adapter --json
+                loradock adapters check hf://org/my-adapter@main --json
                 loradock adapters check ./my-adapter --fix ./my-adapter-fixed
             """),
         ),
         "register": Lazy(
             "loradock_server.cli.register:register",
-            "Upload an adapter as the next version of NAME and make it live.",
+            "Make an adapter the next version of NAME, and live.",
             examples=examples("""
                 loradock adapters register support-bot ./my-adapter
+                loradock adapters register support-bot ./my-adapter.tar.gz
+                loradock adapters register support-bot hf://org/my-adapter@v2
+                loradock adapters register support-bot https://host/my-adapter.zip --fetch-here
                 loradock adapters register support-bot /srv/adapters/support-bot --on-server
                 loradock adapters register support-bot ./my-adapter --no-promote
                 loradock adapters register support-bot ./my-adapter --alias canary
@@ -75,13 +78,22 @@ class AdaptersGroup(LazyGroup):
                 loradock adapters retire support-bot@1
             """),
         ),
+        "pull": Lazy(
+            "loradock_server.cli.pull:pull",
+            "Export a version into a new folder, with its manifest.",
+            examples=examples("""
+                loradock adapters pull support-bot ./support-bot
+                loradock adapters pull support-bot@3 ./support-bot-3
+                loradock adapters pull support-bot@canary ./canary --url http://10.0.0.7:8000 --json
+            """),
+        ),
     }
 
 
 app = new_app(
     cls=AdaptersGroup,
     name="adapters",
-    help="Check, register, list, show, promote, pin, retire and delete adapters.",
+    help="Check, register, list, show, promote, pull, pin, retire and delete adapters.",
     epilog=examples("""
         loradock adapters check ./my-adapter
         loradock adapters register support-bot ./my-adapter
@@ -103,7 +115,7 @@ def list_adapters(url: ServerUrl = None, as_json: AsJson = False) -> None:
         rows = objects_in(answer, "data")
         if not rows:
             output.say("no adapters yet")
-            output.hint("loradock adapters register NAME PATH")
+            output.hint("loradock adapters register NAME SOURCE")
             return
         columns = ("NAME", "LIVE", "VERSIONS", *_IN_ENGINE, "PINNED")
         now = time.time()

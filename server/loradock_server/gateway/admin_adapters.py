@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from loradock_adapters.errors import AdapterNotFound, VersionNotFound
 from loradock_adapters.names import LIVE, AdapterRef
-from loradock_adapters.registry import AdapterRecord
+from loradock_adapters.registry import AdapterRecord, VersionRecord
 from loradock_server.gateway.answering import Wished, register_as_wished
 from loradock_server.gateway.asgi import Body, read_body
 from loradock_server.gateway.errors import (
@@ -24,7 +24,7 @@ from loradock_server.gateway.errors import (
     EngineUnavailable,
 )
 from loradock_server.gateway.etags import Condition, etag_header
-from loradock_server.gateway.intake import Source, Upload, source_named
+from loradock_server.gateway.intake import Source, Upload, source_limits, source_named
 from loradock_server.gateway.registering import Order
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import adapter_view, version_view
@@ -122,11 +122,18 @@ def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
     return adapter_view(adapter, services.watch.state, services.table.why_not_served)
 
 
-def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+def require_version(services: Services, ref: AdapterRef) -> VersionRecord:
+    """The version as the table knows it. Raises AdapterNotFound, VersionNotFound."""
     adapter = require_adapter(services, ref.name)
     if ref.version not in adapter.versions:
         raise VersionNotFound(f"adapter {ref.name!r} has no version {ref.version}")
-    return version_view(adapter, adapter.versions[ref.version], services.watch.state, services.table.why_not_served)
+    return adapter.versions[ref.version]
+
+
+def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+    record = require_version(services, ref)
+    adapter = require_adapter(services, ref.name)
+    return version_view(adapter, record, services.watch.state, services.table.why_not_served)
 
 
 async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
@@ -146,17 +153,19 @@ async def _source(services: Services, request: Request) -> Source:
             content_type,
             Body(request.receive),
             services.settings.home / "tmp",
-            services.settings.max_adapter_bytes,
+            source_limits(services.settings),
             int(announced) if announced.isdecimal() else None,
         )
     body = await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
     try:
         source = json.loads(body)["source"]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise BadRequest('the body must be {"source": "/absolute/path"}', param="source") from error
+        raise BadRequest('the body must be {"source": "a path, a URI or sha256:…"}', param="source") from error
     if not isinstance(source, str):
-        raise BadRequest(f"source is a {type(source).__name__}; it must be an absolute path", param="source")
-    return source_named(source, services.settings)
+        raise BadRequest(
+            f"source is a {type(source).__name__}; it must be a string: a path, a URI or sha256:…", param="source"
+        )
+    return source_named(source, services.settings, services.store)
 
 
 async def _unloaded(services: Services, refs: tuple[AdapterRef, ...]) -> bool:

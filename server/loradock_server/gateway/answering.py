@@ -154,7 +154,7 @@ def _answered(status: int, body: object) -> JSONResponse:
 
 def _fingerprint(order: Order, source: Source) -> str:
     """What makes two requests the same one. Files count by their bytes: how a form divides them is chance."""
-    what = folder_digest(source.folder) if isinstance(source, _Here) else source.label
+    what = folder_digest(source.folder) if isinstance(source, _Here) else source.asked
     return hashlib.sha256(f"{order.name}\0{order.alias}\0{what}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -168,6 +168,7 @@ class _Here:
 
     folder: Path
     label: str
+    asked: str = ""
 
     @asynccontextmanager
     async def fetched(self, progress: Progress) -> AsyncIterator[Path]:

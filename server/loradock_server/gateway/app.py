@@ -30,6 +30,7 @@ from loradock_server.gateway import (
     admin_adapters,
     admin_aliases,
     admin_audit,
+    admin_files,
     admin_gc,
     admin_keys,
     admin_operations,
@@ -108,6 +109,7 @@ def create_app(
     for part in (
         models,
         admin_adapters,
+        admin_files,
         admin_aliases,
         admin_operations,
         admin_audit,

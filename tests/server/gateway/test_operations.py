@@ -90,6 +90,19 @@ def test_a_source_by_name_is_fetched_after_the_answer(start: Start, tmp_path: Pa
         assert (over["error"]["code"], over["stage"]) == ("source_refused", "fetching")
 
 
+def test_a_key_stands_for_a_source_by_its_name(start: Start, tmp_path: Path) -> None:
+    one, other = (write_adapter(tmp_path / "opened" / name) for name in ("one", "other"))
+    with start(source_roots=(tmp_path / "opened",)) as gateway:
+
+        def register(source: Path) -> httpx.Response:
+            body, key = {"source": str(source)}, {"idempotency-key": "k"}
+            return gateway.http.post("/admin/adapters/poet/versions", json=body, headers=key)
+
+        first = register(one)
+        assert (first.status_code, register(one).json()) == (201, first.json())
+        assert register(other).json()["error"]["code"] == "idempotency_key_reused"
+
+
 def test_a_client_may_wait_a_while_first(gateway: Gateway) -> None:
     files = good_files(gateway.folder / "a")
     quick = post(gateway, files, {"prefer": "respond-async, wait=20"})
