@@ -7,6 +7,7 @@
     │   ├── AdapterUnreadable                    .where
     │   │   └── AdapterMalformed
     │   ├── RepairRefused
+    │   ├── BadSigningKey         (ValueError)
     │   ├── AdapterNotFound       (LookupError)
     │   │   └── VersionNotFound
     │   │       └── AliasNotFound
@@ -70,6 +71,10 @@ class AdapterMalformed(AdapterUnreadable):
 
 class RepairRefused(AdapterError):
     """A repair of an adapter cannot be done as asked; seen by whoever asked for it."""
+
+
+class BadSigningKey(AdapterError, ValueError):
+    """A private key cannot be used for signing; seen by whoever signs."""
 
 
 class AdapterNotFound(AdapterError, LookupError):

@@ -23,6 +23,7 @@ from loradock_server.cli.options import AsJson
 from loradock_server.cli.output import Output, answering, fault_table, fields
 from loradock_server.cli.upload import require_folder
 from loradock_server.cli.wording import size
+from loradock_server.limits import adapter_limits
 
 
 def check(
@@ -72,7 +73,7 @@ def check(
     """
     with answering(as_json) as output:
         settings = read_settings(max_rank=max_rank, max_adapter_bytes=max_bytes)
-        limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes, dtype=settings.dtype)
+        limits = adapter_limits(settings)
         require_folder(path)
         model = None if no_base else _base_model(base or base_folder(settings))
         if fix is None:

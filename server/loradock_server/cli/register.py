@@ -10,10 +10,11 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from loradock_adapters.names import LIVE
+from loradock_adapters.signing import SigningKey, read_key
 from loradock_server.cli.answers import object_in
 from loradock_server.cli.client import UPLOAD_TIMEOUT, AdminClient, adapter_path
 from loradock_server.cli.connection import KEY_VARIABLE, Connection, find_connection
-from loradock_server.cli.errors import JsonObject
+from loradock_server.cli.errors import JsonObject, Unreadable
 from loradock_server.cli.options import AdapterName, AsJson, ServerUrl
 from loradock_server.cli.output import Output, answering, fields
 from loradock_server.cli.upload import open_adapter
@@ -36,6 +37,10 @@ def register(
     no_promote: Annotated[
         bool, typer.Option("--no-promote", help="Let no alias point to it; clients ask for NAME@VERSION.")
     ] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Sign what is uploaded with this private key; PATH stays as it is."),
+    ] = None,
     url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,13 +50,19 @@ def register(
     one gets the new version.
     """
     with answering(as_json) as output:
+        if sign is not None and on_server:
+            raise Unreadable(
+                "--sign signs what is uploaded, and with --on-server nothing is",
+                fix="sign it there: loradock adapters sign PATH --key KEY",
+            )
+        key = None if sign is None else read_key(sign)
         target = f"{adapter_path(name)}/versions{_query(alias, no_promote)}"
         connection = find_connection(url)
         with AdminClient(connection) as client:
             if on_server:
                 answer = client.post(target, {"source": str(path)}, timeout=UPLOAD_TIMEOUT)
             else:
-                answer = _upload(client, target, path, output)
+                answer = _upload(client, target, path, key, output)
         output.document(answer)
         _tell(answer, connection, output)
 
@@ -62,7 +73,7 @@ def _query(alias: str, no_promote: bool) -> str:
     return "" if alias == LIVE else f"?{urlencode({'alias': alias})}"
 
 
-def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> JsonObject:
+def _upload(client: AdminClient, target: str, folder: Path, key: SigningKey | None, output: Output) -> JsonObject:
     columns = (
         TextColumn("uploading"),
         BarColumn(),
@@ -70,7 +81,7 @@ def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> J
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with open_adapter(folder) as adapter, output.progress(*columns) as bar:
+    with open_adapter(folder, key) as adapter, output.progress(*columns) as bar:
         task = bar.add_task("upload", total=adapter.size_bytes)
         return client.upload(target, adapter.parts(lambda count: bar.advance(task, count)))
 

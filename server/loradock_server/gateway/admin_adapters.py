@@ -135,14 +135,20 @@ def require_adapter(services: Services, name: str) -> AdapterRecord:
 
 
 def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
-    return adapter_view(adapter, services.watch.state, services.table.why_not_served)
+    return adapter_view(adapter, services.watch.state, services.table.why_not_served, services.settings.trusted_keys)
 
 
 def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     adapter = require_adapter(services, ref.name)
     if ref.version not in adapter.versions:
         raise VersionNotFound(f"adapter {ref.name!r} has no version {ref.version}")
-    return version_view(adapter, adapter.versions[ref.version], services.watch.state, services.table.why_not_served)
+    return version_view(
+        adapter,
+        adapter.versions[ref.version],
+        services.watch.state,
+        services.table.why_not_served,
+        services.settings.trusted_keys,
+    )
 
 
 async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:

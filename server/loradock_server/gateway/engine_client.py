@@ -124,9 +124,15 @@ class EngineClient:
         """Drain and remove an adapter from the engine's memory. Raises EngineUnavailable, EngineTimeout."""
         await self._json("POST", wire.UNLOAD, UNLOAD_SECONDS, {"id": adapter_id})
 
-    async def pin(self, wanted: Mapping[str, str]) -> None:
-        """Have these adapters kept in memory, digests by id, and no others. Raises EngineUnavailable, EngineTimeout."""
-        pins = [{"id": adapter_id, "digest": digest} for adapter_id, digest in wanted.items()]
+    async def pin(self, wanted: Mapping[str, str], signatures: Mapping[str, str]) -> None:
+        """Have these adapters kept in memory, digests by id, and no others; `signatures` by id, if they have one.
+
+        Raises EngineUnavailable, EngineTimeout.
+        """
+        pins = [
+            {"id": adapter_id, "digest": digest, "signature": signatures.get(adapter_id)}
+            for adapter_id, digest in wanted.items()
+        ]
         await self._json("POST", wire.PINS, PINS_SECONDS, {"pins": pins})
 
     async def metrics(self) -> bytes:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, Report, check_adapter
-from loradock_adapters.errors import BlobCorrupt, BlobMissing
+from loradock_adapters.errors import AdapterMalformed, BlobCorrupt, BlobMissing
 from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_adapters.peft_folder import PeftFolder
 from loradock_adapters.registry import Actor, Registry, VersionFacts
+from loradock_adapters.signing import read_signature
 from loradock_adapters.store import Store
 from loradock_server.gateway.errors import NameTaken, SourceRefused
 from loradock_server.gateway.table import RoutingTable
@@ -64,6 +65,9 @@ class Registrar:
         report.raise_if_faulty()
         peft = PeftFolder.read(folder)
         blob = self._store.put(folder, peft.files)
+        signature = read_signature(folder)
+        if signature is not None and not signature.holds_for(blob.digest):
+            raise AdapterMalformed("the files changed while they were read; register them again", where=str(folder))
         facts = VersionFacts(
             digest=blob.digest,
             size_bytes=blob.size_bytes,
@@ -72,6 +76,7 @@ class Registrar:
             base_digest=self._base.digest,
             source=source,
             manifest=dict(peft.manifest),
+            signature=signature,
         )
         versions = self._registry.versions
         staged = versions.stage(name, facts, by=by)
