@@ -130,7 +130,8 @@ class EngineClient:
         Raises EngineUnavailable, EngineTimeout.
         """
         pins = [
-            {"id": adapter_id, "digest": digest, "signature": signatures.get(adapter_id)}
+            {"id": adapter_id, "digest": digest}
+            | ({"signature": signatures[adapter_id]} if adapter_id in signatures else {})
             for adapter_id, digest in wanted.items()
         ]
         await self._json("POST", wire.PINS, PINS_SECONDS, {"pins": pins})
