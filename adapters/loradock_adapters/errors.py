@@ -20,7 +20,9 @@
     │   ├── BlobMissing           (LookupError)
     │   └── BlobCorrupt
     ├── RegistryError
-    │   └── KeyNotFound           (LookupError)
+    │   ├── KeyNotFound           (LookupError)
+    │   ├── OperationNotFound     (LookupError)
+    │   └── ClaimReused
     └── BaseModelError
 
 It knows no HTTP status: the gateway's table turns a class into one.
@@ -133,6 +135,14 @@ class RegistryError(LoraDockError):
 
 class KeyNotFound(RegistryError, LookupError):
     """No API key has this id."""
+
+
+class OperationNotFound(RegistryError, LookupError):
+    """No operation has this id, or not any more."""
+
+
+class ClaimReused(RegistryError):
+    """An idempotency key stands for one request and came with another."""
 
 
 class BaseModelError(LoraDockError):

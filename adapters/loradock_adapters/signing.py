@@ -60,9 +60,13 @@ class Signature:
         return _to_text(self.public_key)
 
     @property
+    def value_text(self) -> str:
+        return _to_text(self.value)
+
+    @property
     def text(self) -> str:
         """Both in one word, for a header or a column: `parse` reads it."""
-        return f"{self.key_text}.{_to_text(self.value)}"
+        return f"{self.key_text}.{self.value_text}"
 
     @classmethod
     def parse(cls, text: str) -> Signature:
@@ -161,7 +165,7 @@ def document(digest: str, signature: Signature) -> bytes:
         "algorithm": ALGORITHM,
         "digest": f"sha256:{digest}",
         "public_key": signature.key_text,
-        "signature": _to_text(signature.value),
+        "signature": signature.value_text,
     }
     return (json.dumps(fields, indent=2) + "\n").encode()
 

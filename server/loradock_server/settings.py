@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     source_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="folders from which a server-side path may be registered"
     )
+    smoke_probe: Literal["when-up", "required", "off"] = Field(
+        default="when-up", description="compare an adapter with the base on the engine before it may answer"
+    )
     max_rank: int = Field(default=64, ge=1, le=512, description="highest adapter rank")
     max_adapter_bytes: int = Field(default=1 << 30, ge=1, description="largest adapter, all files together")
     max_loras: int = Field(default=8, ge=1, description="distinct adapters in one batch (slots)")

@@ -22,6 +22,7 @@ USAGE = "/internal/usage"
 UNLOAD = "/internal/unload"
 PINS = "/internal/pins"  # {"pins": [{"id", "digest", "signature"}]}, oldest first: these from now on, and no others
 METRICS = "/internal/metrics"
+PROBE = "/internal/probe"  # {"id", "digest", "signature"}: does it act? Answers {"problem", "effect", "noise"}
 
 
 def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> dict[str, Any]:

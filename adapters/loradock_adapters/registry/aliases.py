@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from loradock_adapters.errors import AdapterConflict, AliasNotFound
+from loradock_adapters.errors import AdapterConflict, AliasNotFound, VersionNotFound
 from loradock_adapters.names import LIVE, AdapterRef, validate_alias
 from loradock_adapters.registry.audit import Action, Actor, note
 from loradock_adapters.registry.conditions import IfMatch
@@ -64,7 +64,10 @@ class AliasTable:
             before, after = split_at(session, name, alias, row.step), split_at(session, name, alias, parent)
             if not after.parts:
                 raise AdapterConflict(f"where {name}@{alias} pointed before is lost; name a version to promote")
-            _require_ready(session, name, after)
+            try:
+                _require_ready(session, name, after)
+            except VersionNotFound as error:  # what was asked for is there; where it led is not
+                raise AdapterConflict(f"{name}@{alias} cannot go back: {error}; name a version to promote") from error
             row.step = parent
             _mark(session, row, by)
             note(

@@ -6,10 +6,11 @@ the store has those, and whoever calls says what was found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import AdapterConflict, VersionInUse
@@ -37,10 +38,11 @@ _ACTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """`created` is False when these bytes already were a version of the name, in whatever state."""
+    """`created` is False when these bytes already were a version of the name; `ready`: one that may answer."""
 
     ref: AdapterRef
     created: bool
+    ready: bool = False
 
 
 class VersionTable:
@@ -78,7 +80,7 @@ class VersionTable:
                 return Staged(ref, created=True)
             if not signed:
                 session.rollback()
-            return Staged(ref, created=False)
+            return Staged(ref, created=False, ready=found.state == VersionState.READY)
 
     def verify(self, ref: AdapterRef, *, by: Actor) -> None:
         """The store gave back the bytes that were judged. Raises VersionNotFound, AdapterConflict."""
@@ -125,13 +127,20 @@ class VersionTable:
     def digests(self, deleted_after: datetime) -> frozenset[str]:
         """The bytes of every version that is not deleted, or was only after this moment."""
         with self._database.read() as session:
-            return frozenset(
-                session.scalars(
-                    select(VersionRow.digest).where(
-                        (VersionRow.state != VersionState.DELETED) | (VersionRow.state_since > deleted_after)
-                    )
-                )
-            )
+            return frozenset(session.scalars(select(VersionRow.digest).where(_needs_bytes(deleted_after))))
+
+    def release(self, digest: str, deleted_after: datetime, remove: Callable[[], object]) -> bool:
+        """Call `remove` unless these bytes are among `digests`; no version begins to refer to them meanwhile.
+
+        Returns whether it was called; raises what it raises.
+        """
+        with self._database.write() as session:
+            user = select(VersionRow.number).where(VersionRow.digest == digest, _needs_bytes(deleted_after)).limit(1)
+            needed = session.scalar(user) is not None
+            if not needed:
+                remove()
+            session.rollback()
+        return not needed
 
     def _advance(
         self, ref: AdapterRef, to: VersionState, by: Actor, *, reached: set[VersionState], reason: str | None = None
@@ -160,6 +169,10 @@ class VersionTable:
                 return False
             _move(session, row, to, by)
             return True
+
+
+def _needs_bytes(deleted_after: datetime) -> ColumnElement[bool]:
+    return (VersionRow.state != VersionState.DELETED) | (VersionRow.state_since > deleted_after)
 
 
 def delete_all(session: Session, name: str, by: Actor) -> list[AdapterRef]:

@@ -90,13 +90,22 @@ class AdaptersGroup(LazyGroup):
                 loradock adapters retire support-bot@1
             """),
         ),
+        "pull": Lazy(
+            "loradock_server.cli.pull:pull",
+            "Export a version into a new folder, with its manifest.",
+            examples=examples("""
+                loradock adapters pull support-bot ./support-bot
+                loradock adapters pull support-bot@3 ./support-bot-3
+                loradock adapters pull support-bot@canary ./canary --url http://10.0.0.7:8000 --json
+            """),
+        ),
     }
 
 
 app = new_app(
     cls=AdaptersGroup,
     name="adapters",
-    help="Check, sign, register, list, show, promote, pin, retire and delete adapters.",
+    help="Check, sign, register, list, show, promote, pull, pin, retire and delete adapters.",
     epilog=examples("""
         loradock adapters check ./my-adapter
         loradock adapters register support-bot ./my-adapter

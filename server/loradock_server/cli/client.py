@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import http
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -80,8 +81,24 @@ class AdminClient:
         return self._request("DELETE", path)
 
     def _request(self, method: str, path: str, **options: Any) -> JsonObject:
-        try:
+        with self._reached():
             response = self._http.request(method, self.connection.url + path, **options)
+        return self._answer(response)
+
+    @contextmanager
+    def download(self, path: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+        """GET `path` as bytes that come while they are read; yields how many there will be, if known, and them."""
+        with self._reached(), self._http.stream("GET", self.connection.url + path, timeout=UPLOAD_TIMEOUT) as response:
+            if not response.is_success or "json" in response.headers.get("content-type", ""):
+                response.read()
+                self._answer(response)
+            length = response.headers.get("content-length", "")
+            yield int(length) if length.isdecimal() else None, response.iter_bytes()
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
         except httpx.ConnectError as error:
             raise self._nobody_there(error) from error
         except httpx.TimeoutException as error:
@@ -94,7 +111,6 @@ class AdminClient:
                 f"the connection to {self.connection.url} broke: {error or type(error).__name__}",
                 fix="try again; the server's log says more",
             ) from error
-        return self._answer(response)
 
     def _answer(self, response: httpx.Response) -> JsonObject:
         try:

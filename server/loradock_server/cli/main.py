@@ -45,7 +45,7 @@ class RootGroup(LazyGroup):
         ),
         "adapters": Lazy(
             "loradock_server.cli.adapters:app",
-            "Check, sign, register, list, show, promote, pin, retire and delete adapters.",
+            "Check, sign, register, list, show, promote, pull, pin, retire and delete adapters.",
             _MANAGE,
         ),
         "audit": Lazy(

@@ -29,6 +29,7 @@ from .internal import Internal
 from .launch import LaunchOrder, trace_endpoint, vllm_flags
 from .limits import MemoryLimits
 from .observer import EngineObserver
+from .probe import Probe
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
 from .selftest import SelfTestFailed, self_test
@@ -86,7 +87,7 @@ async def run(order: LaunchOrder) -> None:
         await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)
         vllm_compat.trace_adapters(engine.client)
-        guard = build_guard(order, engine, stager, signatures, loader)
+        guard = build_guard(order, engine, base, stager, signatures, loader)
         server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))
         serving = asyncio.create_task(server.serve())
         dying = asyncio.create_task(leave_when_dead(engine))
@@ -139,6 +140,7 @@ async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_
 def build_guard(
     order: LaunchOrder,
     engine: vllm_compat.Engine,
+    base: BaseModel,
     stager: Stager,
     signatures: Signatures,
     loader: vllm_compat.AdapterLoader,
@@ -162,6 +164,15 @@ def build_guard(
         seats=max(engine.max_num_seqs, order.max_loras + 1),
     )
     feed = UsageFeed()
+    probe = None
+    if engine.generates:
+        probe = Probe(
+            vllm_compat.Prober(engine, "probe"),
+            residency,
+            admission,
+            vocab_size=base.vocab_size,
+            max_model_len=engine.max_model_len,
+        )
 
     def describe() -> dict[str, Any]:
         return {
@@ -183,6 +194,7 @@ def build_guard(
         describe=describe,
         places=admission.places,
         metrics=observer.exposition,
+        probe=probe,
     )
     guard = Guard(
         engine.app,

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -17,18 +15,19 @@ from starlette.responses import JSONResponse, Response
 
 from loradock_adapters.errors import AdapterNotFound, VersionNotFound
 from loradock_adapters.names import LIVE, AdapterRef
-from loradock_adapters.registry import Actor, AdapterRecord
+from loradock_adapters.registry import AdapterRecord, VersionRecord
+from loradock_server.gateway import registering
 from loradock_server.gateway.asgi import Body, read_body
 from loradock_server.gateway.errors import (
     BadRequest,
     EngineTimeout,
     EngineUnavailable,
-    TooLarge,
 )
 from loradock_server.gateway.etags import Condition, etag_header
-from loradock_server.gateway.registration import Registered, allowed_folder
+from loradock_server.gateway.intake import Source, Upload, source_named
+from loradock_server.gateway.registering import Order
+from loradock_server.gateway.registration import Registered
 from loradock_server.gateway.services import Services
-from loradock_server.gateway.uploads import received_folder
 from loradock_server.gateway.views import adapter_view, version_view
 
 # A version that still answers somebody drains in the engine; the deleting client does not wait for that.
@@ -67,12 +66,8 @@ def build_router(services: Services) -> APIRouter:
         name: str, request: Request, alias: str = LIVE, promote: Annotated[bool, Query()] = True
     ) -> JSONResponse:
         services.registrar.check_name(name)
-        order = _Order(name, services.actor(request), alias if promote else None)
-        content_type = request.headers.get("content-type", "")
-        if content_type.partition(";")[0].strip().lower() == "application/json":
-            done = await _from_source(services, order, request)
-        else:
-            done = await _from_upload(services, order, content_type, request)
+        order = Order(name, services.actor(request), alias if promote else None)
+        done = await registering.add_version(services, order, await _source(services, request))
         return _registered_view(services, done)
 
     @router.post("/{name}/versions/{version}/retire")
@@ -117,15 +112,6 @@ def build_router(services: Services) -> APIRouter:
     return router
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What to register as, for whom, and which alias is to point to it."""
-
-    name: str
-    by: Actor
-    alias: str | None
-
-
 def require_adapter(services: Services, name: str) -> AdapterRecord:
     """The adapter as the table knows it. Raises AdapterNotFound."""
     adapter = services.table.catalogue.adapters.get(name)
@@ -138,16 +124,19 @@ def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
     return adapter_view(adapter, services.watch.state, services.table.why_not_served, services.settings.trusted_keys)
 
 
-def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+def require_version(services: Services, ref: AdapterRef) -> VersionRecord:
+    """The version as the table knows it. Raises AdapterNotFound, VersionNotFound."""
     adapter = require_adapter(services, ref.name)
     if ref.version not in adapter.versions:
         raise VersionNotFound(f"adapter {ref.name!r} has no version {ref.version}")
+    return adapter.versions[ref.version]
+
+
+def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+    record = require_version(services, ref)
+    adapter = require_adapter(services, ref.name)
     return version_view(
-        adapter,
-        adapter.versions[ref.version],
-        services.watch.state,
-        services.table.why_not_served,
-        services.settings.trusted_keys,
+        adapter, record, services.watch.state, services.table.why_not_served, services.settings.trusted_keys
     )
 
 
@@ -159,30 +148,26 @@ async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
     return _adapter_view(services, require_adapter(services, name))
 
 
-async def _from_source(services: Services, order: _Order, request: Request) -> Registered:
+async def _source(services: Services, request: Request) -> Source:
+    """Where the request says that the bytes are. Raises BadRequest, SourceRefused, TooLarge."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        announced = request.headers.get("content-length", "")
+        return Upload(
+            content_type,
+            Body(request.receive),
+            services.settings.home / "tmp",
+            services.settings.max_adapter_bytes,
+            int(announced) if announced.isdecimal() else None,
+        )
     body = await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
     try:
         source = json.loads(body)["source"]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise BadRequest('the body must be {"source": "/absolute/path"}', param="source") from error
-    if not isinstance(source, str) or "\0" in source:
+    if not isinstance(source, str):
         raise BadRequest(f"source is a {type(source).__name__}; it must be an absolute path", param="source")
-    folder = await asyncio.to_thread(allowed_folder, source, services.settings.source_roots)
-    return await services.registrar.register(order.name, folder, source=str(folder), by=order.by, alias=order.alias)
-
-
-async def _from_upload(services: Services, order: _Order, content_type: str, request: Request) -> Registered:
-    parent: Path = services.settings.home / "tmp"
-    limit = services.settings.max_adapter_bytes
-    body = Body(request.receive)
-    try:
-        async with received_folder(content_type, aiter(body), parent, limit) as folder:
-            return await services.registrar.register(
-                order.name, folder, source="upload", by=order.by, alias=order.alias
-            )
-    except (TooLarge, BadRequest):
-        await body.drain()
-        raise
+    return source_named(source, services.settings)
 
 
 def _registered_view(services: Services, done: Registered) -> JSONResponse:
@@ -197,6 +182,7 @@ def _registered_view(services: Services, done: Registered) -> JSONResponse:
         "created": done.created,
         "aliases": [] if adapter is None else adapter.aliases_of(ref.version),
         "report": done.report.as_dict(),
+        "probe": done.probed.as_dict(),
     }
     return JSONResponse(view, status_code=201 if done.created else 200)
 

@@ -25,7 +25,16 @@ from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
 from loradock_server import __version__, wire
 from loradock_server.drain import Drain
-from loradock_server.gateway import admin_adapters, admin_aliases, admin_audit, admin_gc, admin_keys, health, models
+from loradock_server.gateway import (
+    admin_adapters,
+    admin_aliases,
+    admin_audit,
+    admin_files,
+    admin_gc,
+    admin_keys,
+    health,
+    models,
+)
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
@@ -41,6 +50,7 @@ from loradock_server.gateway.errors import (
 from loradock_server.gateway.exchange import OPERATIONS
 from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.pins import PinKeeper
+from loradock_server.gateway.probing import SmokeProbe
 from loradock_server.gateway.proxy import InferenceRoute
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.services import Services
@@ -94,7 +104,7 @@ def create_app(
     for operation in OPERATIONS:
         route = InferenceRoute(operation, services)
         app.router.routes.append(Route(operation.path, route, methods=["POST"]))
-    for part in (models, admin_adapters, admin_aliases, admin_audit, admin_gc, admin_keys, health):
+    for part in (models, admin_adapters, admin_files, admin_aliases, admin_audit, admin_gc, admin_keys, health):
         app.include_router(part.build_router(services))
     app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
     _answer_errors(app)
@@ -132,7 +142,7 @@ def _build(
         ledger=ledger,
         usage=UsageFollower(engine, ledger.record),
         auth=auth,
-        registrar=Registrar(registry, store, base, table, limits),
+        registrar=Registrar(registry, store, base, table, limits, SmokeProbe(engine, watch, settings.smoke_probe)),
         drain=Drain(),
         metrics=metrics,
         tracer=provider.get_tracer(tracing.SCOPE, __version__),

@@ -10,6 +10,7 @@
     ├── Conflict                409   it would break what is there
     │   └── NameTaken                 an adapter may not have this name
     ├── SourceRefused           403   a server-side path outside the allowed folders
+    ├── ProbeFailed             422   the smoke probe found an adapter that must not be served
     ├── EngineRefused           any   the engine's own error, passed on
     ├── EngineTimeout           504   no complete answer within request_timeout
     ├── EngineUnavailable       503   no engine, or it died before it answered
@@ -80,6 +81,10 @@ class SourceRefused(GatewayError):
     """A path on this server that no client may name."""
 
 
+class ProbeFailed(GatewayError):
+    """An adapter does nothing, or nothing sensible, on the live engine; its version has failed."""
+
+
 class EngineRefused(GatewayError):
     """The engine answered with an error; `status`, `code` and `retry_after` are its own."""
 
@@ -128,6 +133,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     Conflict: Rule(409, "conflict"),
     NameTaken: Rule(409, "name_taken", param="name"),
     SourceRefused: Rule(403, "source_refused", param="source"),
+    ProbeFailed: Rule(422, "probe_failed"),
     EngineTimeout: Rule(504, "engine_timeout", "server_error"),
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
     ShuttingDown: Rule(503, "shutting_down", "server_error"),
@@ -143,6 +149,8 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.VersionInUse: Rule(409, "version_in_use", param="version"),
     core.ChangedMeanwhile: Rule(412, "precondition_failed"),
     core.KeyNotFound: Rule(404, "key_not_found", param="id"),
+    core.OperationNotFound: Rule(404, "operation_not_found", param="id"),
+    core.ClaimReused: Rule(422, "idempotency_key_reused", param="Idempotency-Key"),
     core.StoreError: Rule(500, "store_error", "server_error"),
     core.RegistryError: Rule(503, "registry_unavailable", "server_error"),
     Exception: Rule(500, "internal_error", "server_error"),

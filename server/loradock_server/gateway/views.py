@@ -8,7 +8,7 @@ from typing import Any
 
 from loradock_adapters.names import LIVE
 from loradock_adapters.registry import AdapterRecord, AliasRecord, AuditEvent, KeyRecord, VersionRecord
-from loradock_adapters.signing import TrustedKey, signer_of
+from loradock_adapters.signing import Signature, TrustedKey, signer_of
 from loradock_server.gateway.watch import EngineState
 
 # From nearest to the processor to furthest.
@@ -87,8 +87,7 @@ def version_view(
         "last_used": _moment(resident.get("last_used")),
         "pinned": pinned,
         "pin_problem": _pin_problem(record, engine, why_not_served) if pinned else None,
-        "signature": record.signature
-        and {"public_key": record.signature.key_text, "signer": signer_of(record.signature, trusted)},
+        "signature": record.signature and _signature(record.signature, trusted),
         "manifest": dict(record.manifest),
     }
 
@@ -134,6 +133,11 @@ def key_view(key: KeyRecord) -> dict[str, Any]:
         "created_at": key.created_at.isoformat(),
         "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
     }
+
+
+def _signature(signature: Signature, trusted: Iterable[TrustedKey]) -> dict[str, str | None]:
+    signer = signer_of(signature, trusted)
+    return {"public_key": signature.key_text, "signature": signature.value_text, "signer": signer}
 
 
 def _nearest(tiers: Iterable[str]) -> str:

@@ -149,6 +149,9 @@ def test_no_rollback_to_what_cannot_answer_any_more(registry: Registry) -> None:
     registry.versions.retire(BOT1, by=ME)
     with pytest.raises(AdapterConflict, match="bot@1 is retired"):
         registry.aliases.rollback("bot", by=ME)
+    registry.versions.delete(BOT1, by=ME)
+    with pytest.raises(AdapterConflict, match="bot@1 was deleted"):
+        registry.aliases.rollback("bot", by=ME)
     assert pointed(registry) == "2"
 
 

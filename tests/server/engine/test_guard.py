@@ -76,6 +76,7 @@ class World:
             describe=lambda: {"ready": True},
             places=lambda: self.admission.places(),
             metrics=lambda memory, places: b"loradock_x 1\n",
+            probe=None,
         )
         self.admission = Admission(rules or Rules(quantum_seconds=0.01), places=1, seats=2)
         self.queued: list[tuple[str | None, float | None]] = []

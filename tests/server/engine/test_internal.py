@@ -37,6 +37,7 @@ class World:
             describe=lambda: {"ready": True},
             places=self.admission.places,
             metrics=observer.exposition,
+            probe=None,
         )
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app=internal), base_url="http://engine")
 

@@ -50,6 +50,7 @@ def test_only_what_was_signed_is_registered_and_the_engine_is_told_by_whom(
     assert done.status_code == 201, done.text
     (version,) = strict.http.get("/admin/adapters/poet").json()["versions"]
     assert version["signature"]["signer"] == "trainer"
+    assert strict.engine.probe_orders[0]["signature"].endswith(version["signature"]["signature"])
     blob = strict.settings.store_root / "blobs" / "sha256" / version["digest"]
     assert "signature.json" not in {path.name for path in blob.iterdir()}
 
