@@ -49,7 +49,8 @@ def pull(
     """Export a version into a new folder, with its manifest.
 
     The files are those that were registered: their digest is compared. version.json says what the registry knows of
-    them; signature.json comes too if the version is signed. OUT is there whole or not at all, and can be registered again.
+    them; signature.json comes too if the version is signed. OUT is there whole or not at all, and can be registered
+    again.
     """
     with answering(as_json) as output:
         wanted = _read_name(model)
