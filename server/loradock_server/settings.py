@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from loradock_adapters.signing import TrustedKey
+from loradock_adapters.sources import AllowList
 
 ENV_PREFIX = "LORADOCK_"
 CONFIG_FILE = "loradock.toml"
@@ -63,6 +64,10 @@ class Settings(BaseSettings):
     source_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="folders from which a server-side path may be registered"
     )
+    source_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="what URIs to register may begin with, such as hf://my-org s3://bucket/adapters"
+    )
+    source_timeout: float = Field(default=600.0, gt=0, description="longest fetch of a source, all of it")
     smoke_probe: Literal["when-up", "required", "off"] = Field(
         default="when-up", description="compare an adapter with the base on the engine before it may answer"
     )
@@ -134,6 +139,17 @@ class Settings(BaseSettings):
     @classmethod
     def _split_words(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("source_prefixes", mode="before")
+    @classmethod
+    def _split_list(cls, value: Any) -> Any:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("source_prefixes", mode="after")
+    @classmethod
+    def _usable_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AllowList.of(value)
+        return value
 
     @field_validator("home", "store", mode="after")
     @classmethod
