@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from loradock_adapters.names import LIVE
-from loradock_adapters.registry import AdapterRecord, AliasRecord, AuditEvent, KeyRecord, VersionRecord
+from loradock_adapters.registry import (
+    AdapterRecord,
+    AliasRecord,
+    AuditEvent,
+    KeyRecord,
+    Operation,
+    OperationState,
+    VersionRecord,
+)
 from loradock_adapters.signing import Signature, TrustedKey, signer_of
 from loradock_server.gateway.watch import EngineState
 
@@ -119,6 +127,31 @@ def event_view(event: AuditEvent) -> dict[str, Any]:
         "alias": event.alias,
         "before": event.before,
         "after": event.after,
+    }
+
+
+def operation_view(operation: Operation) -> dict[str, Any]:
+    """An operation. `done` of `total` (null: unknown) are of its stage: bytes, or probes. Once it is over: `status` as
+    HTTP's, and `result` or `error` as somebody who waited would have got them.
+    """
+    answer = operation.answer or {}
+    body = answer.get("body") or {}
+    return {
+        "object": "operation",
+        "id": operation.id,
+        "kind": operation.kind,
+        "adapter": operation.adapter,
+        "state": operation.state.value,
+        "stage": operation.stage or None,
+        "done": operation.done,
+        "total": operation.total,
+        "created_at": operation.created_at.isoformat(),
+        "created_by": operation.actor.name,
+        "updated_at": operation.updated_at.isoformat(),
+        "finished_at": operation.finished_at and operation.finished_at.isoformat(),
+        "status": answer.get("status"),
+        "result": body if operation.state is OperationState.SUCCEEDED else None,
+        "error": body.get("error") if operation.state is OperationState.FAILED else None,
     }
 
 
