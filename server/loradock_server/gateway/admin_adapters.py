@@ -119,7 +119,7 @@ def require_adapter(services: Services, name: str) -> AdapterRecord:
 
 
 def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
-    return adapter_view(adapter, services.watch.state, services.table.why_not_served)
+    return adapter_view(adapter, services.watch.state, services.table.why_not_served, services.settings.trusted_keys)
 
 
 def require_version(services: Services, ref: AdapterRef) -> VersionRecord:
@@ -133,7 +133,9 @@ def require_version(services: Services, ref: AdapterRef) -> VersionRecord:
 def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     record = require_version(services, ref)
     adapter = require_adapter(services, ref.name)
-    return version_view(adapter, record, services.watch.state, services.table.why_not_served)
+    return version_view(
+        adapter, record, services.watch.state, services.table.why_not_served, services.settings.trusted_keys
+    )
 
 
 async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.check import Limits
 from loradock_adapters.errors import LoraDockError
 from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
@@ -60,6 +59,7 @@ from loradock_server.gateway.services import Services
 from loradock_server.gateway.table import RoutingTable
 from loradock_server.gateway.usage import UsageFollower
 from loradock_server.gateway.watch import EngineWatch
+from loradock_server.limits import adapter_limits
 from loradock_server.settings import Settings
 from loradock_server.telemetry import tracing
 from loradock_server.telemetry.metrics import GatewayMetrics
@@ -140,7 +140,7 @@ def _build(
     ledger = Ledger(metrics)
     auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
     table.on_change.append(auth.forget)
-    limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes, dtype=settings.dtype)
+    limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
     drain, background = Drain(), Background()
