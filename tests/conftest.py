@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.postgres import Postgres, running_postgres
+from tests.seaweed import Seaweed, running_seaweed
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,10 @@ def postgres() -> Iterator[Postgres]:
     """One PostgreSQL for the whole run; each test makes its own database in it."""
     with running_postgres() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[Seaweed]:
+    """One S3-compatible server for the whole run; each test makes its own bucket in it."""
+    with running_seaweed() as server:
+        yield server

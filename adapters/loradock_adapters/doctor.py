@@ -86,8 +86,8 @@ def _examine_bytes(registry: Registry, store: Store, record: VersionRecord, note
         reason = "its bytes in the store are others than were registered; register the adapter again"
 
         def mend() -> None:
+            store.quarantine(digest)  # first: a doctor that is stopped here finds them missing the next time
             registry.versions.fail(ref, reason, by=DOCTOR)
-            store.quarantine(digest)
 
         repair = f"{ref} becomes failed, the bytes go to {store.root / 'corrupt'}"
         note(Finding("corrupt_blob", ref.id, str(error), repair), mend)

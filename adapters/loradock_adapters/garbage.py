@@ -6,6 +6,7 @@ engine holds. It knows no engine; whoever calls says what those hold.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -43,23 +44,25 @@ def find_garbage(
 def collect_garbage(
     registry: Registry, store: Store, *, held: Callable[[], Collection[str]], grace_seconds: float
 ) -> tuple[Garbage, ...]:
-    """Remove what `find_garbage` finds and return what went. Raises RegistryError, StoreError."""
+    """Remove what `find_garbage` finds and return what went. Raises RegistryError, StoreError.
 
-    def went(digest: str) -> bool:
-        # Asked once more with the blob out of the way: a registration may have begun to refer to it.
-        return store.remove(digest, unless=lambda: digest in _needed(registry, held, grace_seconds))
-
+    Whoever is killed in the middle leaves nothing missing that a version refers to: each blob goes while no
+    registration can begin to refer to it, and who registers the same bytes after that puts them in again.
+    """
     gone = []
     for garbage in find_garbage(registry, store, held=held, grace_seconds=grace_seconds):
+        remove = functools.partial(store.remove, garbage.digest)
         try:
-            if went(garbage.digest):
+            if garbage.digest not in held() and registry.versions.release(garbage.digest, _ago(grace_seconds), remove):
                 gone.append(garbage)
         except BlobMissing:
-            continue
+            continue  # somebody else collects too
     return tuple(gone)
 
 
 def _needed(registry: Registry, held: Callable[[], Collection[str]], grace_seconds: float) -> set[str]:
-    kept = set(held())
-    # The registry last: this is the word that counts when a registration goes on beside us.
-    return kept | registry.versions.digests(datetime.now(UTC) - timedelta(seconds=grace_seconds))
+    return set(held()) | registry.versions.digests(_ago(grace_seconds))
+
+
+def _ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)

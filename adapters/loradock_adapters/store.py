@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,14 +72,20 @@ class Store:
 
     def verify(self, digest: str) -> Path:
         """The folder, after reading all its bytes. Raises BlobMissing, BlobCorrupt."""
-        folder = self.path(digest)
-        try:
-            found = folder_digest(folder)
-        except OSError as error:
-            raise BlobCorrupt(f"blob {digest} cannot be read: {error}; register the adapter again") from error
-        if found != digest:
-            raise BlobCorrupt(f"blob {digest} holds other bytes ({found}); register the adapter again")
-        return folder
+        while True:
+            folder = self.path(digest)
+            before = _state(folder)
+            try:
+                found, reason = folder_digest(folder), None
+            except OSError as error:
+                found, reason = "", error
+            if found == digest:
+                return folder
+            if _state(folder) == before:  # else it was removed or put in meanwhile: look again
+                break
+        if reason is not None:
+            raise BlobCorrupt(f"blob {digest} cannot be read: {reason}; register the adapter again") from reason
+        raise BlobCorrupt(f"blob {digest} holds other bytes ({found}); register the adapter again")
 
     def digests(self) -> tuple[str, ...]:
         """Everything stored, sorted."""
@@ -95,24 +101,12 @@ class Store:
         """All files of a blob together. Raises BlobMissing."""
         return sum(entry.stat().st_size for entry in self.path(digest).iterdir())
 
-    def remove(self, digest: str, *, unless: Callable[[], bool]) -> bool:
-        """Remove a blob, unless it is needed after all; False if so.
-
-        It is out of the way before `unless` is asked: who refers to it from then on finds it missing, and puts it in
-        again. Raises BlobMissing, StoreError.
-        """
-        folder = self.path(digest)
+    def remove(self, digest: str) -> None:
+        """Remove a blob, all at once as others see it. Raises BlobMissing, StoreError."""
         try:
-            aside = self._move_aside(folder, self._growing)
-            if unless():
-                aside.rename(folder)
-                folder.chmod(0o555)
-                aside.parent.rmdir()
-                return False
-            _discard(aside.parent)
+            _discard(self._move_aside(self.path(digest), self._growing).parent)
         except OSError as error:
             raise StoreError(f"the store {self.root} could not remove blob {digest}: {error}") from error
-        return True
 
     def quarantine(self, digest: str) -> Path:
         """Move a corrupt blob to `root/corrupt`, for somebody to look at. Raises BlobMissing, StoreError."""
@@ -143,6 +137,7 @@ class Store:
             try:
                 self.verify(blob.digest)
                 os.utime(blob.folder)  # somebody is about to refer to it: `idle_seconds` starts anew
+                blob.folder.chmod(0o555)  # a writer that was killed may not have come to it
                 return
             except BlobCorrupt:
                 _discard(self._move_aside(blob.folder, self._growing).parent)
@@ -188,6 +183,15 @@ def _copy(source: Path, target: Path) -> FileEntry:
         os.fsync(writer.fileno())
     target.chmod(0o444)
     return FileEntry(target.name, size, sha256.hexdigest())
+
+
+def _state(folder: Path) -> tuple[int, int] | None:
+    """Other after whatever this module does to a blob's folder; None when it is gone."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
 
 
 def _discard(folder: Path) -> None:

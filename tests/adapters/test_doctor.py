@@ -40,7 +40,7 @@ class Home:
         return found
 
     def lose(self, version: int) -> None:
-        self.store.remove(self.digests[version - 1], unless=lambda: False)
+        self.store.remove(self.digests[version - 1])
 
     def corrupt(self, version: int) -> None:
         file = self.store.path(self.digests[version - 1]) / "adapter_config.json"

@@ -42,6 +42,7 @@ def small(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         LORADOCK_MAX_LORAS="2",
         LORADOCK_MAX_CPU_LORAS="4",
         LORADOCK_ADAPTER_MEMORY_BYTES=str(MEMORY),
+        LORADOCK_SMOKE_PROBE="off",  # which would load what the tests want to see on disk
     ) as server:
         folder = tmp_path_factory.mktemp("residency")
         for number in range(6):

@@ -81,7 +81,8 @@ class Seen:
 @dataclass(slots=True)
 class FakeEngine:
     """Start it with `running_engine`. `history` has every inference request, `unloaded` every unloaded id, `pins` what
-    it was last told to keep, `pinned` how often it was told.
+    it was last told to keep, `pinned` how often it was told, `probed` every probed id; `verdict` is what it answers
+    then (status and body).
     """
 
     socket: Path
@@ -101,6 +102,10 @@ class FakeEngine:
     memory: dict[str, int] | None = None
     metrics_text: str = "# TYPE loradock_adapter_resident gauge\nloradock_adapter_resident 1.0\n"
     usage_gate: Gate | None = None
+    probed: list[str] = field(default_factory=list)
+    probe_orders: list[dict[str, Any]] = field(default_factory=list)
+    probe_gate: Gate | None = None
+    verdict: tuple[int, dict[str, Any]] = (200, {"problem": None, "effect": 0.5, "noise": 0.0})
     _script: deque[Reply] = field(default_factory=deque)
     _feed: UsageFeed = field(default_factory=UsageFeed)
     _server: uvicorn.Server | None = None
@@ -186,10 +191,21 @@ class FakeEngine:
         elif path == wire.UNLOAD:
             self.unloaded.append((await _body(receive))["id"])
             await _json(send, 200, {"unloaded": True})
+        elif path == wire.PROBE:
+            await self._probe(receive, send)
         elif path == wire.USAGE:
             await self._usage(scope, receive, send)
         else:
             await self._inference(path, headers, receive, send)
+
+    async def _probe(self, receive: Receive, send: Send) -> None:
+        order = await _body(receive)
+        self.probed.append(order["id"])
+        self.probe_orders.append(order)
+        if self.probe_gate is not None:
+            await self.probe_gate.passed()
+        status, verdict = self.verdict
+        await _json(send, status, verdict)
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ from loradock_adapters.registry.catalogue import (
 )
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.keys import SCOPES, KeyRecord, KeyTable
+from loradock_adapters.registry.operations import Begun, Claim, Operation, OperationState, OperationTable, Sign
 from loradock_adapters.registry.registry import Registry
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
@@ -23,12 +24,18 @@ __all__ = [
     "AdapterRecord",
     "AliasRecord",
     "AuditEvent",
+    "Begun",
     "Catalogue",
+    "Claim",
     "IfMatch",
     "KeyRecord",
     "KeyTable",
+    "Operation",
+    "OperationState",
+    "OperationTable",
     "Registry",
     "Route",
+    "Sign",
     "Split",
     "Staged",
     "VersionFacts",

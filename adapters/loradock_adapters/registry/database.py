@@ -92,6 +92,15 @@ class Database:
             yield session
             session.commit()
 
+    @contextmanager
+    def aside(self) -> Iterator[Session]:
+        """A session for what changes nothing of what is registered, how far some work is for instance; leaving it
+        commits. The revision stays and nobody is told. Not alone among writers on PostgreSQL.
+        """
+        with _registry_errors(), Session(self._writers, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
     @property
     def notifies(self) -> bool:
         """Whether others are told of a change, rather than having to ask."""
@@ -177,7 +186,8 @@ def _sqlite(url: URL) -> Engine:
         # We begin transactions ourselves: Python's own way leaves reads and schema changes outside of them.
         connection.isolation_level = None
         _use_wal(connection)
-        for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
+        # FULL: what was acknowledged outlives a power cut too, which WAL's usual NORMAL does not promise.
+        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -18,12 +18,13 @@ from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.keys import KeyTable
 from loradock_adapters.registry.listening import Listener
+from loradock_adapters.registry.operations import OperationTable
 from loradock_adapters.registry.rows import require_adapter, touch
 from loradock_adapters.registry.tables import StateRow
 
 
 class Registry:
-    """What concerns a name as a whole; `versions`, `aliases`, `keys` and `audit` hold the rest.
+    """What concerns a name as a whole; `versions`, `aliases`, `keys`, `operations` and `audit` hold the rest.
 
     Every method may raise RegistryError.
     """
@@ -34,6 +35,7 @@ class Registry:
         self.aliases = aliases.AliasTable(database)
         self.audit = AuditTable(database)
         self.keys = KeyTable(database)
+        self.operations = OperationTable(database)
 
     @classmethod
     def open(cls, url: str) -> Registry:

@@ -97,6 +97,7 @@ class VersionRow(Table):
     base_digest: Mapped[str] = mapped_column(String(64))
     source: Mapped[str]
     manifest: Mapped[dict[str, Any]]
+    signature: Mapped[str | None] = mapped_column(String(160))
     created_at: Mapped[datetime]
     created_by: Mapped[str]
     state: Mapped[str] = mapped_column(String(16))
@@ -166,6 +167,31 @@ class AuditRow(Table):
     alias: Mapped[str | None] = mapped_column(String(63))
     before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class OperationRow(Table):
+    __tablename__ = "operations"
+    # As often as a caller likes without a key, once with each.
+    __table_args__ = (Index("uq_operations_key_id_idempotency_key", "key_id", "idempotency_key", unique=True),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    adapter: Mapped[str] = mapped_column(String(63))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    stage: Mapped[str] = mapped_column(String(16))
+    done: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[int | None] = mapped_column(BigInteger)
+    runner: Mapped[str] = mapped_column(String(32))
+    beat: Mapped[int] = mapped_column(BigInteger)
+    actor: Mapped[str]
+    key_id: Mapped[str]
+    origin: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    fingerprint: Mapped[str | None] = mapped_column(String(64))
+    answer: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class KeyRow(Table):

@@ -6,10 +6,11 @@ the store has those, and whoever calls says what was found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import AdapterConflict, VersionInUse
@@ -23,6 +24,7 @@ from loradock_adapters.registry.rows import require_adapter, require_version, to
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import MAY_FOLLOW, VersionState
 from loradock_adapters.registry.tables import AdapterRow, VersionRow
+from loradock_adapters.signing import Signature
 
 _ACTIONS = {
     VersionState.STAGED: Action.VERSION_STAGED,
@@ -36,10 +38,11 @@ _ACTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """`created` is False when these bytes already were a version of the name, in whatever state."""
+    """`created` is False when these bytes already were a version of the name; `ready`: one that may answer."""
 
     ref: AdapterRef
     created: bool
+    ready: bool = False
 
 
 class VersionTable:
@@ -50,7 +53,7 @@ class VersionTable:
 
     def stage(self, name: str, facts: VersionFacts, *, by: Actor) -> Staged:
         """Give these bytes, which are in the store, the next number. The same bytes keep theirs; of a failed version
-        they are staged anew.
+        they are staged anew. A signature that comes with them takes the place of the one they had.
 
         Raises InvalidName, and AdapterConflict for the bytes of a retired version.
         """
@@ -71,11 +74,13 @@ class VersionTable:
                 raise AdapterConflict(
                     f"these bytes are {ref}, which is retired; delete that version and register them again"
                 )
+            signed = _sign(session, found, facts, by)
             if found.state == VersionState.FAILED:
                 _move(session, found, VersionState.STAGED, by)
                 return Staged(ref, created=True)
-            session.rollback()
-            return Staged(ref, created=False)
+            if not signed:
+                session.rollback()
+            return Staged(ref, created=False, ready=found.state == VersionState.READY)
 
     def verify(self, ref: AdapterRef, *, by: Actor) -> None:
         """The store gave back the bytes that were judged. Raises VersionNotFound, AdapterConflict."""
@@ -122,13 +127,20 @@ class VersionTable:
     def digests(self, deleted_after: datetime) -> frozenset[str]:
         """The bytes of every version that is not deleted, or was only after this moment."""
         with self._database.read() as session:
-            return frozenset(
-                session.scalars(
-                    select(VersionRow.digest).where(
-                        (VersionRow.state != VersionState.DELETED) | (VersionRow.state_since > deleted_after)
-                    )
-                )
-            )
+            return frozenset(session.scalars(select(VersionRow.digest).where(_needs_bytes(deleted_after))))
+
+    def release(self, digest: str, deleted_after: datetime, remove: Callable[[], object]) -> bool:
+        """Call `remove` unless these bytes are among `digests`; no version begins to refer to them meanwhile.
+
+        Returns whether it was called; raises what it raises.
+        """
+        with self._database.write() as session:
+            user = select(VersionRow.number).where(VersionRow.digest == digest, _needs_bytes(deleted_after)).limit(1)
+            needed = session.scalar(user) is not None
+            if not needed:
+                remove()
+            session.rollback()
+        return not needed
 
     def _advance(
         self, ref: AdapterRef, to: VersionState, by: Actor, *, reached: set[VersionState], reason: str | None = None
@@ -157,6 +169,10 @@ class VersionTable:
                 return False
             _move(session, row, to, by)
             return True
+
+
+def _needs_bytes(deleted_after: datetime) -> ColumnElement[bool]:
+    return (VersionRow.state != VersionState.DELETED) | (VersionRow.state_since > deleted_after)
 
 
 def delete_all(session: Session, name: str, by: Actor) -> list[AdapterRef]:
@@ -199,6 +215,7 @@ def _add_version(session: Session, name: str, facts: VersionFacts, by: Actor) ->
         base_digest=facts.base_digest,
         source=facts.source,
         manifest=dict(facts.manifest),
+        signature=facts.signature and facts.signature.text,
         created_at=now,
         created_by=by.name,
         state=VersionState.STAGED,
@@ -213,6 +230,18 @@ def _add_version(session: Session, name: str, facts: VersionFacts, by: Actor) ->
     after = {"state": version.state, "digest": facts.digest, "source": facts.source}
     note(session, by, Action.VERSION_STAGED, ref=_ref(version), after=after)
     return _ref(version)
+
+
+def _sign(session: Session, row: VersionRow, facts: VersionFacts, by: Actor) -> bool:
+    """Note who signed the bytes that are there; False when nothing is new."""
+    if facts.signature is None or facts.signature.text == row.signature:
+        return False
+    before = None if row.signature is None else {"public_key": Signature.parse(row.signature).key_text}
+    row.signature = facts.signature.text
+    touch(session, row.name)
+    after = {"public_key": facts.signature.key_text}
+    note(session, by, Action.VERSION_SIGNED, ref=_ref(row), before=before, after=after)
+    return True
 
 
 def _ref(row: VersionRow) -> AdapterRef:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import http
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -18,6 +19,9 @@ from loradock_server.cli.connection import KEY_VARIABLE, Connection
 from loradock_server.cli.errors import JsonObject, ServerRefused, Unreachable, Unreadable
 
 ADAPTERS = "/admin/adapters"
+OPERATIONS = "/admin/operations"
+# What a second does not end is answered with an operation, by servers that know such.
+_LATER = {"prefer": "respond-async, wait=1"}
 # Registering reads and checks a gigabyte before the server answers; anything else is quick.
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -67,9 +71,15 @@ class AdminClient:
         """POST a JSON body, or nothing, to `path`."""
         return self._request("POST", path, json=body, timeout=timeout, headers=_condition(if_match))
 
+    def submit(self, path: str, body: Mapping[str, Any]) -> JsonObject:
+        """POST a JSON body to `path` for what may take long; an operation comes back if it does."""
+        return self._request("POST", path, json=body, timeout=UPLOAD_TIMEOUT, headers=_LATER)
+
     def upload(self, path: str, files: Any) -> JsonObject:
-        """POST a multipart form to `path`; `files` as httpx takes them, read while they are sent."""
-        return self._request("POST", path, files=files, timeout=UPLOAD_TIMEOUT)
+        """POST a multipart form to `path`; `files` as httpx takes them, read while they are sent. An operation comes
+        back if what follows takes long.
+        """
+        return self._request("POST", path, files=files, timeout=UPLOAD_TIMEOUT, headers=_LATER)
 
     def put(self, path: str, body: Mapping[str, Any] | None = None, *, if_match: str | None = None) -> JsonObject:
         """PUT a JSON body to `path`, or nothing where the path says it all."""
@@ -80,8 +90,24 @@ class AdminClient:
         return self._request("DELETE", path)
 
     def _request(self, method: str, path: str, **options: Any) -> JsonObject:
-        try:
+        with self._reached():
             response = self._http.request(method, self.connection.url + path, **options)
+        return self._answer(response)
+
+    @contextmanager
+    def download(self, path: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+        """GET `path` as bytes that come while they are read; yields how many there will be, if known, and them."""
+        with self._reached(), self._http.stream("GET", self.connection.url + path, timeout=UPLOAD_TIMEOUT) as response:
+            if not response.is_success or "json" in response.headers.get("content-type", ""):
+                response.read()
+                self._answer(response)
+            length = response.headers.get("content-length", "")
+            yield int(length) if length.isdecimal() else None, response.iter_bytes()
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
         except httpx.ConnectError as error:
             raise self._nobody_there(error) from error
         except httpx.TimeoutException as error:
@@ -94,7 +120,6 @@ class AdminClient:
                 f"the connection to {self.connection.url} broke: {error or type(error).__name__}",
                 fix="try again; the server's log says more",
             ) from error
-        return self._answer(response)
 
     def _answer(self, response: httpx.Response) -> JsonObject:
         try:
@@ -143,6 +168,11 @@ def version_path(adapter_id: str) -> str:
     except InvalidName as error:
         raise Unreadable(str(error)) from error
     return f"{adapter_path(ref.name)}/versions/{ref.version}"
+
+
+def operation_path(id: str) -> str:
+    """The admin route of an operation."""
+    return f"{OPERATIONS}/{quote(id, safe='')}"
 
 
 def alias_path(name: str, alias: str) -> str:

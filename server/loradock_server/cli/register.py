@@ -1,4 +1,7 @@
-"""`loradock adapters register`: a PEFT folder becomes the next version of a name on a running server."""
+"""`loradock adapters register`: a source becomes the next version of a name on a running server.
+
+What lies on this machine is sent; what lies elsewhere the server fetches, or this machine, if told so.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,42 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from loradock_adapters.digest import folder_digest
 from loradock_adapters.names import LIVE
+from loradock_adapters.peft_folder import SIGNATURE_FILE, list_adapter_files
+from loradock_adapters.signing import read_key
+from loradock_adapters.sources import SourceLimits
 from loradock_server.cli.answers import object_in
-from loradock_server.cli.client import UPLOAD_TIMEOUT, AdminClient, adapter_path
+from loradock_server.cli.client import AdminClient, adapter_path
 from loradock_server.cli.connection import KEY_VARIABLE, Connection, find_connection
-from loradock_server.cli.errors import JsonObject
+from loradock_server.cli.errors import JsonObject, ServerRefused, Unreadable
+from loradock_server.cli.follow import followed
 from loradock_server.cli.options import AdapterName, AsJson, ServerUrl
 from loradock_server.cli.output import Output, answering, fields
-from loradock_server.cli.upload import open_adapter
+from loradock_server.cli.sources import SOURCE_HELP, folder_of, is_archive, is_uri, transfer_bar
+from loradock_server.cli.upload import AdapterFiles, open_adapter, open_archive
 from loradock_server.cli.wording import cell
+
+# From here on reading the files twice is cheaper than sending them once for nothing.
+ASK_FIRST_BYTES = 8 << 20
+# The server judges the size; here it only keeps a mistake from filling the disk.
+_FETCH_LIMITS = SourceLimits(max_bytes=64 << 30, timeout=3600.0)
 
 
 def register(
     name: AdapterName,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that PEFT's save_pretrained wrote.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
     on_server: Annotated[
         bool,
         typer.Option(
             "--on-server",
-            help="PATH is on the server's machine, below one of its source_roots; nothing is uploaded.",
+            help="SOURCE is a path on the server's machine, below one of its source_roots; nothing is uploaded.",
         ),
+    ] = False,
+    fetch_here: Annotated[
+        bool,
+        typer.Option("--fetch-here", help="Fetch a URI on this machine and upload it; the server need not reach it."),
     ] = False,
     alias: Annotated[
         str, typer.Option("--alias", metavar="ALIAS", help="The alias that is to point to it, instead of `live`.")
@@ -36,22 +53,38 @@ def register(
     no_promote: Annotated[
         bool, typer.Option("--no-promote", help="Let no alias point to it; clients ask for NAME@VERSION.")
     ] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Sign the upload with this private key; the folder stays as it is."),
+    ] = None,
     url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload an adapter as the next version of NAME and make it live.
+    """Make an adapter the next version of NAME, and live.
 
-    The same bytes again make no new version. Running requests finish on the version they began with, the next
-    one gets the new version.
+    A path is uploaded. A URI is fetched by the server, if its LORADOCK_SOURCE_PREFIXES open it. The same bytes
+    again make no new version. Running requests finish on the version they began with, the next one gets the new
+    version. What takes long goes on in the server when this command is broken off: loradock adapters operations.
     """
     with answering(as_json) as output:
+        if sign is not None and (on_server or is_archive(source) or (is_uri(source) and not fetch_here)):
+            raise Unreadable(
+                "--sign signs the files of a folder that is uploaded, and here none is",
+                fix="sign the folder where it is: loradock adapters sign PATH --key KEY",
+            )
+        key = None if sign is None else read_key(sign)
         target = f"{adapter_path(name)}/versions{_query(alias, no_promote)}"
         connection = find_connection(url)
         with AdminClient(connection) as client:
-            if on_server:
-                answer = client.post(target, {"source": str(path)}, timeout=UPLOAD_TIMEOUT)
+            if on_server or (is_uri(source) and not fetch_here):
+                answer = _named(client, target, source, output)
+            elif is_archive(source):
+                with open_archive(Path(source)) as archive:
+                    answer = _upload(client, target, archive, output)
             else:
-                answer = _upload(client, target, path, output)
+                with folder_of(source, _FETCH_LIMITS, output) as folder, open_adapter(folder, key) as files:
+                    known = _known(client, target, folder, files, output)
+                    answer = _upload(client, target, files, output) if known is None else known
         output.document(answer)
         _tell(answer, connection, output)
 
@@ -62,17 +95,36 @@ def _query(alias: str, no_promote: bool) -> str:
     return "" if alias == LIVE else f"?{urlencode({'alias': alias})}"
 
 
-def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> JsonObject:
-    columns = (
-        TextColumn("uploading"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with open_adapter(folder) as adapter, output.progress(*columns) as bar:
-        task = bar.add_task("upload", total=adapter.size_bytes)
-        return client.upload(target, adapter.parts(lambda count: bar.advance(task, count)))
+def _named(client: AdminClient, target: str, source: str, output: Output) -> JsonObject:
+    return followed(client, client.submit(target, {"source": source}), output)
+
+
+def _known(client: AdminClient, target: str, folder: Path, files: AdapterFiles, output: Output) -> JsonObject | None:
+    """Register large bytes by their digest, if the server has them already; None if they must be sent, as a
+    signature must.
+    """
+    if files.size_bytes < ASK_FIRST_BYTES or SIGNATURE_FILE in files.files:
+        return None
+    names, _ = list_adapter_files(folder)
+    try:
+        return _named(client, target, f"sha256:{folder_digest(folder, names)}", output)
+    except ServerRefused as error:
+        if error.body.get("code") == "digest_unknown":
+            return None
+        raise
+
+
+def _upload(client: AdminClient, target: str, files: AdapterFiles, output: Output) -> JsonObject:
+    with transfer_bar(output, "uploading") as progress:
+        sent = 0
+
+        def advance(count: int) -> None:
+            nonlocal sent
+            sent += count
+            progress(sent, files.size_bytes)
+
+        answer = client.upload(target, files.parts(advance))
+    return followed(client, answer, output)
 
 
 def _warnings(answer: JsonObject) -> list[object]:
@@ -80,11 +132,22 @@ def _warnings(answer: JsonObject) -> list[object]:
     return found if isinstance(found, list) else []
 
 
+def _probe(answer: JsonObject) -> dict[str, str]:
+    """How the smoke probe went, if the server says so."""
+    probe = object_in(answer, "probe")
+    if not probe:
+        return {}
+    if probe.get("result") != "passed":
+        return {"probe": f"not probed: {probe.get('reason')}"}
+    effect = probe.get("effect")
+    return {"probe": "passed" + (f", moves a logprob by {effect:.3g}" if isinstance(effect, float) else "")}
+
+
 def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
     ref = cell(answer.get("id"))
     output.say(f"registered {ref}" if answer.get("created", True) else f"unchanged: these bytes are already {ref}")
     facts = {"digest": f"sha256:{answer.get('digest')}", "aliases": answer.get("aliases")}
-    output.say(fields(facts | {"server": connection.url}))
+    output.say(fields(facts | _probe(answer) | {"server": connection.url}))
     for warning in _warnings(answer):
         output.say(f"warning: {cell(warning)}")
     key = f"$(cat {connection.key_file})" if connection.key_file else f"${KEY_VARIABLE}"

@@ -1,4 +1,4 @@
-"""The routes by which a gateway looks after its engine: state, usage feed, pins, unloading, metrics.
+"""The routes by which a gateway looks after its engine: state, usage feed, pins, unloading, probing, metrics.
 
 Behind the guard's token like everything else. Knows no vLLM; what it shows comes from the objects it is given.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -15,10 +16,12 @@ from loradock_adapters.errors import AdapterError
 from loradock_adapters.names import AdapterRef
 from loradock_server import wire
 
-from .admission import Places
+from .admission import AdmissionError, Places
 from .memory import Memory
+from .probe import Probe
 from .replies import Receive, Scope, Send, reply_bytes, reply_error, reply_json
 from .residency import Residency, ResidencyError
+from .signatures import Signatures
 from .usage import UsageFeed
 
 MAX_BODY = 1 << 20  # some thousand pins
@@ -26,25 +29,30 @@ MAX_BODY = 1 << 20  # some thousand pins
 
 class Internal:
     """A small ASGI application. `describe` gives the part of the state that the residency does not know; `places` who
-    runs and who waits; `generation` names this process, within which the feed's sequence numbers count.
+    runs and who waits; `generation` names this process, within which the feed's sequence numbers count. Without a
+    `probe` the base model generates nothing that could be compared.
     """
 
     def __init__(
         self,
         *,
         residency: Residency,
+        signatures: Signatures,
         feed: UsageFeed,
         generation: str,
         describe: Callable[[], dict[str, Any]],
         places: Callable[[], Places],
         metrics: Callable[[Memory, Places], bytes],
+        probe: Probe | None,
     ) -> None:
         self._residency = residency
+        self._signatures = signatures
         self._feed = feed
         self._generation = generation
         self._describe = describe
         self._places = places
         self._metrics = metrics
+        self._probe = probe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["method"], scope["path"]:
@@ -60,6 +68,8 @@ class Internal:
                 await self._pin(receive, send)
             case "POST", wire.UNLOAD:
                 await self._unload(receive, send)
+            case "POST", wire.PROBE:
+                await self._judge(receive, send)
             case method, path:
                 await reply_error(send, 404, f"no internal route {method} {path}", code="not_found")
 
@@ -95,13 +105,16 @@ class Internal:
 
     async def _pin(self, receive: Receive, send: Send) -> None:
         try:
-            pins = [(str(pin["id"]), str(pin["digest"])) for pin in json.loads(await read(receive))["pins"]]
-            for adapter_id, _ in pins:
+            told = json.loads(await read(receive))["pins"]
+            pins = [(str(pin["id"]), str(pin["digest"]), str(pin.get("signature") or "")) for pin in told]
+            for adapter_id, _, _ in pins:
                 AdapterRef.parse(adapter_id)
-        except (ValueError, TypeError, KeyError, AdapterError):
+        except (ValueError, TypeError, KeyError, AttributeError, AdapterError):
             await reply_error(send, 400, 'give {"pins": [{"id": "name@version", "digest": "…"}]}', code="bad_body")
             return
-        self._residency.pin(dict(pins))
+        for _, digest, signature in pins:
+            self._signatures.note(digest, signature)
+        self._residency.pin({adapter_id: digest for adapter_id, digest, _ in pins})
         await reply_json(send, 200, {"pins": len(pins)})
 
     async def _unload(self, receive: Receive, send: Send) -> None:
@@ -119,6 +132,27 @@ class Internal:
             await reply_error(send, error.status, str(error), code=error.code, retry_after=5)
             return
         await reply_json(send, 200, {"unloaded": unloaded})
+
+    async def _judge(self, receive: Receive, send: Send) -> None:
+        try:
+            order = json.loads(await read(receive))
+            adapter_id, digest = AdapterRef.parse(str(order["id"])).id, str(order["digest"])
+            self._signatures.note(digest, str(order.get("signature") or ""))
+        except (ValueError, TypeError, KeyError, AdapterError):
+            await reply_error(send, 400, 'give {"id": "name@version", "digest": "…"}', code="bad_body")
+            return
+        if self._probe is None:
+            await reply_error(send, 501, "this base model generates no text to compare", code="no_probe")
+            return
+        try:
+            verdict = await self._probe.judge(adapter_id, digest)
+        except AdmissionError as error:
+            await reply_error(send, error.status, str(error), code=error.code, retry_after=error.retry_after)
+        except ResidencyError as error:
+            retry = 1 if error.status == 503 else None
+            await reply_error(send, error.status, str(error), code=error.code, retry_after=retry)
+        else:
+            await reply_json(send, 200, asdict(verdict))
 
 
 async def read(receive: Receive) -> bytes:

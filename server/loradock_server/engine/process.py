@@ -29,9 +29,11 @@ from .internal import Internal
 from .launch import LaunchOrder, trace_endpoint, vllm_flags
 from .limits import MemoryLimits
 from .observer import EngineObserver
+from .probe import Probe
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
 from .selftest import SelfTestFailed, self_test
+from .signatures import Signatures
 from .stager import Stager, StagerOrder
 from .usage import UsageFeed
 
@@ -64,7 +66,19 @@ async def run(order: LaunchOrder) -> None:
     watch_supervisor(loop)
     if warning := vllm_compat.version_warning():
         log.warning("%s", warning)
-    stager = Stager(StagerOrder(order.store_root, order.model, order.max_rank, order.max_adapter_bytes, order.dtype))
+    signatures = Signatures()
+    stager = Stager(
+        StagerOrder(
+            order.store_root,
+            order.model,
+            order.max_rank,
+            order.max_adapter_bytes,
+            order.dtype,
+            order.require_signature,
+            order.trusted_keys,
+        ),
+        signatures=signatures,
+    )
     stager.start()  # it is ready long before the engine is
     flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
     async with vllm_compat.running_engine(flags) as engine:
@@ -73,7 +87,7 @@ async def run(order: LaunchOrder) -> None:
         await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)
         vllm_compat.trace_adapters(engine.client)
-        guard = build_guard(order, engine, stager, loader)
+        guard = build_guard(order, engine, base, stager, signatures, loader)
         server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))
         serving = asyncio.create_task(server.serve())
         dying = asyncio.create_task(leave_when_dead(engine))
@@ -124,7 +138,12 @@ async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_
 
 
 def build_guard(
-    order: LaunchOrder, engine: vllm_compat.Engine, stager: Stager, loader: vllm_compat.AdapterLoader
+    order: LaunchOrder,
+    engine: vllm_compat.Engine,
+    base: BaseModel,
+    stager: Stager,
+    signatures: Signatures,
+    loader: vllm_compat.AdapterLoader,
 ) -> Guard:
     """Everything between vLLM's application and the socket."""
     observer = EngineObserver(order.metrics_adapter_limit, vllm_compat.vllm_families)
@@ -145,6 +164,15 @@ def build_guard(
         seats=max(engine.max_num_seqs, order.max_loras + 1),
     )
     feed = UsageFeed()
+    probe = None
+    if engine.generates:
+        probe = Probe(
+            vllm_compat.Prober(engine, "probe"),
+            residency,
+            admission,
+            vocab_size=base.vocab_size,
+            max_model_len=engine.max_model_len,
+        )
 
     def describe() -> dict[str, Any]:
         return {
@@ -160,11 +188,13 @@ def build_guard(
 
     internal = Internal(
         residency=residency,
+        signatures=signatures,
         feed=feed,
         generation=order.generation,
         describe=describe,
         places=admission.places,
         metrics=observer.exposition,
+        probe=probe,
     )
     guard = Guard(
         engine.app,
@@ -174,6 +204,7 @@ def build_guard(
         feed=feed,
         internal=internal,
         health=engine,
+        signatures=signatures,
         answered=observer.answered,
     )
     return guard

@@ -388,13 +388,14 @@ class StagedFolder:
 
 
 class Prober:
-    """Puts the questions of the self-test to the engine (selftest.Prober)."""
+    """Puts the questions of self-test and probe to the engine (selftest.Prober); `purpose` names their requests."""
 
     # A parent that is not sampled: these questions are in nobody's trace.
     UNTRACED: ClassVar = {"traceparent": f"00-{'1' * 32}-{'1' * 16}-00"}
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, purpose: str = "self-test") -> None:
         self._client = engine.client
+        self._purpose = purpose
         self._models = engine.app.state.openai_serving_models
         self._likeliest = min(5, engine.client.model_config.max_logprobs)
         self._asked = itertools.count()
@@ -417,7 +418,7 @@ class Prober:
         generated = self._client.generate(
             tokens_input(list(row.prompt)),
             params,
-            f"self-test-{next(self._asked)}",
+            f"{self._purpose}-{next(self._asked)}",
             lora_request=adapter,
             trace_headers=self.UNTRACED if await self._client.is_tracing_enabled() else None,
         )

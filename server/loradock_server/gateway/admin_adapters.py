@@ -6,35 +6,38 @@ Aliases have their own file.
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel as NewBody
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from loradock_adapters.errors import AdapterNotFound, VersionNotFound
 from loradock_adapters.names import LIVE, AdapterRef
-from loradock_adapters.registry import Actor, AdapterRecord
-from loradock_server.gateway.asgi import Body, read_body
-from loradock_server.gateway.errors import (
-    BadRequest,
-    EngineTimeout,
-    EngineUnavailable,
-    TooLarge,
-    WrongMediaType,
-)
+from loradock_adapters.registry import AdapterRecord, VersionRecord
+from loradock_server.gateway.answering import Wished, register_as_wished
+from loradock_server.gateway.asgi import Body
+from loradock_server.gateway.errors import EngineTimeout, EngineUnavailable
 from loradock_server.gateway.etags import Condition, etag_header
+from loradock_server.gateway.intake import Source, Upload, source_limits, source_named
+from loradock_server.gateway.json_body import json_body
 from loradock_server.gateway.params import AdapterName, Alias, VersionNumber
-from loradock_server.gateway.registration import Registered, allowed_folder
+from loradock_server.gateway.registering import Order
 from loradock_server.gateway.services import Services
-from loradock_server.gateway.uploads import received_folder
 from loradock_server.gateway.views import adapter_view, version_view
 
 # A version that still answers somebody drains in the engine; the deleting client does not wait for that.
 _UNLOAD_WAIT_SECONDS = 5.0
+
+
+class NamedSource(NewBody):
+    """What POST …/versions takes instead of files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(description="a path on the server, a URI, or sha256: and the digest of bytes that are here")
 
 
 def build_router(services: Services) -> APIRouter:
@@ -68,17 +71,13 @@ def build_router(services: Services) -> APIRouter:
     async def add_version(
         name: AdapterName,
         request: Request,
+        wish: Wished,
         alias: Annotated[Alias, Query(description="The alias that is to point to it.")] = LIVE,
         promote: Annotated[bool, Query(description="Without it no alias does.")] = True,
     ) -> JSONResponse:
         services.registrar.check_name(name)
-        order = _Order(name, services.actor(request), alias if promote else None)
-        content_type = request.headers.get("content-type", "")
-        if content_type.partition(";")[0].strip().lower() == "application/json":
-            done = await _from_source(services, order, request)
-        else:
-            done = await _from_upload(services, order, content_type, request)
-        return _registered_view(services, done)
+        order = Order(name, services.actor(request), alias if promote else None)
+        return await register_as_wished(services, order, await _source(services, request), wish)
 
     @router.post("/{name}/versions/{version}/retire")
     async def retire_version(
@@ -126,15 +125,6 @@ def build_router(services: Services) -> APIRouter:
     return router
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What to register as, for whom, and which alias is to point to it."""
-
-    name: str
-    by: Actor
-    alias: str | None
-
-
 def require_adapter(services: Services, name: str) -> AdapterRecord:
     """The adapter as the table knows it. Raises AdapterNotFound."""
     adapter = services.table.catalogue.adapters.get(name)
@@ -144,14 +134,23 @@ def require_adapter(services: Services, name: str) -> AdapterRecord:
 
 
 def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
-    return adapter_view(adapter, services.watch.state, services.table.why_not_served)
+    return adapter_view(adapter, services.watch.state, services.table.why_not_served, services.settings.trusted_keys)
 
 
-def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+def require_version(services: Services, ref: AdapterRef) -> VersionRecord:
+    """The version as the table knows it. Raises AdapterNotFound, VersionNotFound."""
     adapter = require_adapter(services, ref.name)
     if ref.version not in adapter.versions:
         raise VersionNotFound(f"adapter {ref.name!r} has no version {ref.version}")
-    return version_view(adapter, adapter.versions[ref.version], services.watch.state, services.table.why_not_served)
+    return adapter.versions[ref.version]
+
+
+def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
+    record = require_version(services, ref)
+    adapter = require_adapter(services, ref.name)
+    return version_view(
+        adapter, record, services.watch.state, services.table.why_not_served, services.settings.trusted_keys
+    )
 
 
 async def _with_its_pin(services: Services, name: str, response: Response) -> dict[str, Any]:
@@ -164,46 +163,20 @@ async def _with_its_pin(services: Services, name: str, response: Response) -> di
     return _adapter_view(services, adapter)
 
 
-async def _from_source(services: Services, order: _Order, request: Request) -> Registered:
-    body = await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
-    try:
-        source = json.loads(body)["source"]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise BadRequest('the body must be {"source": "/absolute/path"}', param="source") from error
-    if not isinstance(source, str) or "\0" in source:
-        raise BadRequest(f"source is a {type(source).__name__}; it must be an absolute path", param="source")
-    folder = await asyncio.to_thread(allowed_folder, source, services.settings.source_roots)
-    return await services.registrar.register(order.name, folder, source=str(folder), by=order.by, alias=order.alias)
-
-
-async def _from_upload(services: Services, order: _Order, content_type: str, request: Request) -> Registered:
-    parent: Path = services.settings.home / "tmp"
-    limit = services.settings.max_adapter_bytes
-    body = Body(request.receive)
-    try:
-        async with received_folder(content_type, aiter(body), parent, limit) as folder:
-            return await services.registrar.register(
-                order.name, folder, source="upload", by=order.by, alias=order.alias
-            )
-    except (TooLarge, BadRequest, WrongMediaType):
-        await body.drain()
-        raise
-
-
-def _registered_view(services: Services, done: Registered) -> JSONResponse:
-    ref = done.ref
-    adapter = services.table.catalogue.adapters.get(ref.name)
-    view = {
-        "object": "adapter.version",
-        "id": ref.id,
-        "name": ref.name,
-        "version": ref.version,
-        "digest": done.digest,
-        "created": done.created,
-        "aliases": [] if adapter is None else adapter.aliases_of(ref.version),
-        "report": done.report.as_dict(),
-    }
-    return JSONResponse(view, status_code=201 if done.created else 200)
+async def _source(services: Services, request: Request) -> Source:
+    """Where the request says that the bytes are. Raises BadRequest, SourceRefused, TooLarge."""
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        announced = request.headers.get("content-length", "")
+        return Upload(
+            content_type,
+            Body(request.receive),
+            services.settings.home / "tmp",
+            source_limits(services.settings),
+            int(announced) if announced.isdecimal() else None,
+        )
+    named = await json_body(NamedSource)(request)
+    return source_named(named.source, services.settings, services.store)
 
 
 async def _unloaded(services: Services, refs: tuple[AdapterRef, ...]) -> bool:

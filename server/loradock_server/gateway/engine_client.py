@@ -18,13 +18,14 @@ from typing import Any
 import aiohttp
 
 from loradock_server import wire
-from loradock_server.gateway.errors import EngineTimeout, EngineUnavailable, ShuttingDown
+from loradock_server.gateway.errors import EngineRefused, EngineTimeout, EngineUnavailable, ShuttingDown
 
 CONNECT_SECONDS = 5.0
 STATE_SECONDS = 2.0
 METRICS_SECONDS = 1.0
 UNLOAD_SECONDS = 30.0
 PINS_SECONDS = 5.0
+PROBE_SECONDS = 60.0  # loads the adapter and waits for its turn like a request
 USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
 
 # Shorter than the engine's own (vLLM: 5 s), so that mostly we are the side that closes an idle connection.
@@ -124,10 +125,34 @@ class EngineClient:
         """Drain and remove an adapter from the engine's memory. Raises EngineUnavailable, EngineTimeout."""
         await self._json("POST", wire.UNLOAD, UNLOAD_SECONDS, {"id": adapter_id})
 
-    async def pin(self, wanted: Mapping[str, str]) -> None:
-        """Have these adapters kept in memory, digests by id, and no others. Raises EngineUnavailable, EngineTimeout."""
-        pins = [{"id": adapter_id, "digest": digest} for adapter_id, digest in wanted.items()]
+    async def pin(self, wanted: Mapping[str, str], signatures: Mapping[str, str]) -> None:
+        """Have these adapters kept in memory, digests by id, and no others; `signatures` by id, if they have one.
+
+        Raises EngineUnavailable, EngineTimeout.
+        """
+        pins = [
+            {"id": adapter_id, "digest": digest}
+            | ({"signature": signatures[adapter_id]} if adapter_id in signatures else {})
+            for adapter_id, digest in wanted.items()
+        ]
         await self._json("POST", wire.PINS, PINS_SECONDS, {"pins": pins})
+
+    async def probe(self, adapter_id: str, digest: str, signature: str | None) -> dict[str, Any]:
+        """The engine's verdict on an adapter. Raises EngineUnavailable, EngineTimeout, and EngineRefused when it says
+        why it gives none.
+        """
+        with self._translated():
+            async with self._require_session().post(
+                self._base + wire.PROBE,
+                json={"id": adapter_id, "digest": digest, "signature": signature},
+                timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS),
+            ) as response:
+                if response.status >= 400:
+                    raise refusal(response.status, await response.read(), response.headers.get("retry-after"))
+                verdict = await response.json(content_type=None)
+        if not isinstance(verdict, dict):
+            raise EngineUnavailable(f"the engine's verdict is {type(verdict).__name__}, not an object")
+        return verdict
 
     async def metrics(self) -> bytes:
         """The engine's metrics page. Raises EngineUnavailable, EngineTimeout."""
@@ -213,6 +238,22 @@ class _Translated:
             raise EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)") from error
         if isinstance(error, (aiohttp.ClientError, json.JSONDecodeError)):
             raise EngineUnavailable(_in_words(error)) from error
+
+
+def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused | EngineUnavailable:
+    """The exception for an error that the engine answered with."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = None
+    error = value.get("error", value) if isinstance(value, Mapping) else None
+    if not isinstance(error, Mapping):
+        error = {"message": f"the engine answered {status} without a reason"}
+    elif "message" not in error and "detail" in error:
+        error = {"message": f"the engine refused the request: {json.dumps(error['detail'])}"}
+    if status == 401:
+        return EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)")
+    return EngineRefused(status, error, retry_after)
 
 
 def _in_words(error: Exception) -> str:

@@ -9,11 +9,13 @@
     ├── TooLarge                413   body or upload over its limit
     ├── WrongMediaType          415   a body of another kind than the route takes
     ├── Conflict                409   it would break what is there
-    │   └── NameTaken                 an adapter may not have this name
-    ├── SourceRefused           403   a server-side path outside the allowed folders
+    │   ├── NameTaken                 an adapter may not have this name
+    │   └── OperationRuns             the same request is being worked on
+    ├── ProbeFailed             422   the smoke probe found an adapter that must not be served
     ├── EngineRefused           any   the engine's own error, passed on
     ├── EngineTimeout           504   no complete answer within request_timeout
     ├── EngineUnavailable       503   no engine, or it died before it answered
+    ├── OperationLost           503   the gateway that worked on it died
     └── ShuttingDown            503   this gateway is draining
     ClientGone                        the client hung up; nobody is left to tell (counted as 499)
 
@@ -81,8 +83,12 @@ class NameTaken(Conflict):
     """The name belongs to something else."""
 
 
-class SourceRefused(GatewayError):
-    """A path on this server that no client may name."""
+class OperationRuns(Conflict):
+    """The same request, by its idempotency key, came before and is not over."""
+
+
+class ProbeFailed(GatewayError):
+    """An adapter does nothing, or nothing sensible, on the live engine; its version has failed."""
 
 
 class EngineRefused(GatewayError):
@@ -104,6 +110,10 @@ class EngineTimeout(GatewayError):
 
 class EngineUnavailable(GatewayError):
     """No engine answered, or it died on the way."""
+
+
+class OperationLost(GatewayError):
+    """Nobody works on it any more; how far it got is not known."""
 
 
 class ShuttingDown(GatewayError):
@@ -133,13 +143,22 @@ TABLE: Mapping[type[BaseException], Rule] = {
     WrongMediaType: Rule(415, "unsupported_media_type"),
     Conflict: Rule(409, "conflict"),
     NameTaken: Rule(409, "name_taken", param="name"),
-    SourceRefused: Rule(403, "source_refused", param="source"),
+    OperationRuns: Rule(409, "operation_running", param="Idempotency-Key"),
+    ProbeFailed: Rule(422, "probe_failed"),
     EngineTimeout: Rule(504, "engine_timeout", "server_error"),
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
+    OperationLost: Rule(503, "operation_lost", "server_error"),
     ShuttingDown: Rule(503, "shutting_down", "server_error"),
     core.InvalidName: Rule(400, "invalid_name", param="name"),
     core.AdapterRejected: Rule(422, "adapter_rejected"),
     core.AdapterUnreadable: Rule(422, "adapter_unreadable"),
+    core.SourceRefused: Rule(400, "invalid_source", param="source"),
+    core.SourceForbidden: Rule(403, "source_refused", param="source"),
+    core.SourceMissing: Rule(404, "source_not_found", param="source"),
+    core.SourceTooLarge: Rule(413, "too_large", param="source"),
+    core.ArchiveRefused: Rule(422, "archive_refused", param="source"),
+    core.SourceUnavailable: Rule(502, "source_unavailable", "server_error", param="source"),
+    core.DigestUnknown: Rule(404, "digest_unknown", param="source"),
     core.AdapterNotFound: Rule(404, "adapter_not_found", param="name"),
     core.VersionNotFound: Rule(404, "version_not_found", param="version"),
     core.AliasNotFound: Rule(404, "alias_not_found", param="alias"),
@@ -149,6 +168,8 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.VersionInUse: Rule(409, "version_in_use", param="version"),
     core.ChangedMeanwhile: Rule(412, "precondition_failed"),
     core.KeyNotFound: Rule(404, "key_not_found", param="id"),
+    core.OperationNotFound: Rule(404, "operation_not_found", param="id"),
+    core.ClaimReused: Rule(422, "idempotency_key_reused", param="Idempotency-Key"),
     core.StoreError: Rule(500, "store_error", "server_error"),
     core.RegistryError: Rule(503, "registry_unavailable", "server_error"),
     Exception: Rule(500, "internal_error", "server_error"),

@@ -13,7 +13,6 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -28,6 +27,7 @@ from loradock_server.gateway.asgi import (
     send_answer,
 )
 from loradock_server.gateway.auth import ANONYMOUS, Caller
+from loradock_server.gateway.engine_client import refusal
 from loradock_server.gateway.errors import (
     CLIENT_GONE_STATUS,
     BadRequest,
@@ -108,6 +108,8 @@ class InferenceRoute:
         if target.ref is not None and target.digest is not None:
             headers[wire.ADAPTER] = target.ref.id
             headers[wire.DIGEST] = target.digest
+            if target.signature is not None:
+                headers[wire.SIGNATURE] = target.signature
         tracing.inject(headers, trace.set_span_in_context(exchange.span))
         body["model"] = target.model
         exchange.sent = True
@@ -138,7 +140,7 @@ class Answer:
         """Pass the engine's answer on. Raises EngineRefused for an error that the client was not told yet."""
         content_type = upstream.headers.get("content-type", "application/json")
         if upstream.status >= 400:
-            raise _refusal(upstream.status, await upstream.read(), upstream.headers.get("retry-after"))
+            raise refusal(upstream.status, await upstream.read(), upstream.headers.get("retry-after"))
         if content_type.startswith("text/event-stream"):
             await self._relay_stream(upstream, content_type, watch)
             return
@@ -207,21 +209,6 @@ async def _first_event(content: aiohttp.StreamReader) -> bytes:
             break
         seen += more
     return seen
-
-
-def _refusal(status: int, body: bytes, retry_after: str | None) -> Exception:
-    try:
-        value = json.loads(body)
-    except ValueError:
-        value = None
-    error = value.get("error", value) if isinstance(value, Mapping) else None
-    if not isinstance(error, Mapping):
-        error = {"message": f"the engine answered {status} without a reason"}
-    elif "message" not in error and "detail" in error:
-        error = {"message": f"the engine refused the request: {json.dumps(error['detail'])}"}
-    if status == 401:
-        return EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)")
-    return EngineRefused(status, error, retry_after)
 
 
 def _parse(body: bytes) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""From a folder of files to a version that answers: check, store, register, route.
+"""From a folder of files to a version that answers: check, store, probe, register, route.
 
-The blocking part runs in one thread hop; everything it refuses leaves no trace. It knows no HTTP.
+What the check refuses leaves no trace; what the probe refuses stays as a failed version with the reason. It knows no
+HTTP.
 """
 
 from __future__ import annotations
@@ -11,34 +12,49 @@ from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, Report, check_adapter
-from loradock_adapters.errors import BlobCorrupt, BlobMissing
+from loradock_adapters.errors import AdapterMalformed, BlobCorrupt, BlobMissing
 from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_adapters.peft_folder import PeftFolder
-from loradock_adapters.registry import Actor, Registry, VersionFacts
+from loradock_adapters.registry import Actor, Registry, Staged, VersionFacts
+from loradock_adapters.signing import read_signature
 from loradock_adapters.store import Store
-from loradock_server.gateway.errors import NameTaken, SourceRefused
+from loradock_server.gateway.errors import EngineUnavailable, NameTaken, ProbeFailed
+from loradock_server.gateway.probing import Probed, SmokeProbe
+from loradock_server.gateway.stages import Stage, Tell, unheard
 from loradock_server.gateway.table import RoutingTable
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What became of it, and the check's warnings; `created` is False when these bytes were a version before."""
+    """What became of it, with the check's report and the probe; `created` is False when these bytes were a version
+    before.
+    """
 
     ref: AdapterRef
     digest: str
     created: bool
     report: Report
+    probed: Probed
 
 
 class Registrar:
     """Registers adapters that are checked against the one base model this server has."""
 
-    def __init__(self, registry: Registry, store: Store, base: BaseModel, table: RoutingTable, limits: Limits) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        base: BaseModel,
+        table: RoutingTable,
+        limits: Limits,
+        smoke: SmokeProbe,
+    ) -> None:
         self._registry = registry
         self._store = store
         self._base = base
         self._table = table
         self._limits = limits
+        self._smoke = smoke
 
     def check_name(self, name: str) -> None:
         """Raises InvalidName or NameTaken, before anything is read or uploaded."""
@@ -46,24 +62,38 @@ class Registrar:
         if name == self._table.base_name:
             raise NameTaken(f"{name!r} is the base model's name; choose another one for the adapter")
 
-    async def register(self, name: str, folder: Path, *, source: str, by: Actor, alias: str | None) -> Registered:
+    async def register(
+        self, name: str, folder: Path, *, source: str, by: Actor, alias: str | None, tell: Tell = unheard
+    ) -> Registered:
         """Make the folder's adapter a version of `name` and, for the very next request, what `alias` points to.
 
         Without an alias it is asked for by its number. Raises InvalidName, NameTaken, AdapterRejected,
-        AdapterUnreadable, AdapterConflict, StoreError, RegistryError.
+        AdapterUnreadable, AdapterConflict, ProbeFailed, EngineUnavailable (a probe is required and cannot be made),
+        StoreError, RegistryError.
         """
         self.check_name(name)
         if alias is not None:
             validate_alias(alias)
-        done = await asyncio.to_thread(self._register, name, folder, source, by, alias)
+        self._smoke.require_engine()
+        report, staged, facts = await asyncio.to_thread(self._take_in, name, folder, source, by, tell)
+        probed = await self._probe(staged, facts, by, tell)
+        await asyncio.to_thread(self._registry.versions.make_ready, staged.ref, by=by, alias=alias)
         await self._table.refresh()
-        return done
+        return Registered(staged.ref, facts.digest, staged.created, report, probed)
 
-    def _register(self, name: str, folder: Path, source: str, by: Actor, alias: str | None) -> Registered:
+    def _take_in(
+        self, name: str, folder: Path, source: str, by: Actor, tell: Tell
+    ) -> tuple[Report, Staged, VersionFacts]:
+        tell(Stage.CHECKING, 0, None)
         report = check_adapter(folder, self._base, self._limits)
         report.raise_if_faulty()
+        tell(Stage.CHECKING, report.size_bytes, report.size_bytes)
+        tell(Stage.STORING, 0, report.size_bytes)
         peft = PeftFolder.read(folder)
         blob = self._store.put(folder, peft.files)
+        signature = read_signature(folder)
+        if signature is not None and not signature.holds_for(blob.digest):
+            raise AdapterMalformed("the files changed while they were read; register them again", where=str(folder))
         facts = VersionFacts(
             digest=blob.digest,
             size_bytes=blob.size_bytes,
@@ -72,6 +102,7 @@ class Registrar:
             base_digest=self._base.digest,
             source=source,
             manifest=dict(peft.manifest),
+            signature=signature,
         )
         versions = self._registry.versions
         staged = versions.stage(name, facts, by=by)
@@ -81,8 +112,21 @@ class Registrar:
             versions.fail(staged.ref, str(error), by=by)
             raise
         versions.verify(staged.ref, by=by)
-        versions.make_ready(staged.ref, by=by, alias=alias)
-        return Registered(staged.ref, blob.digest, staged.created, report)
+        tell(Stage.STORING, blob.size_bytes, blob.size_bytes)
+        return report, staged, facts
+
+    async def _probe(self, staged: Staged, facts: VersionFacts, by: Actor, tell: Tell) -> Probed:
+        if staged.ready:
+            return Probed(False, f"these bytes are {staged.ref}, which was ready before")
+        tell(Stage.PROBING, 0, 1)
+        try:
+            probed = await self._smoke.probe(staged.ref, facts.digest, facts.signature)
+        except (ProbeFailed, EngineUnavailable) as error:
+            await asyncio.to_thread(self._registry.versions.fail, staged.ref, str(error), by=by)
+            await self._table.refresh()
+            raise
+        tell(Stage.PROBING, 1, 1)
+        return probed
 
     def _verify(self, digest: str, folder: Path, peft: PeftFolder) -> None:
         try:
@@ -91,29 +135,3 @@ class Registrar:
             # Collected as garbage before the version referred to it, which now protects it.
             self._store.put(folder, peft.files)
             self._store.verify(digest)
-
-
-def allowed_folder(source: str, roots: tuple[Path, ...]) -> Path:
-    """The folder a client names on this server, if the operator opened it. Raises SourceRefused.
-
-    Links count by where they lead, those inside the folder too. Blocks: call it in a thread.
-    """
-    opened = [root.resolve() for root in roots]
-    if not opened:
-        raise SourceRefused("this server takes no paths; upload the files, or set LORADOCK_SOURCE_ROOTS")
-    path = Path(source)
-    folder = path.resolve()
-    # One answer for all of it: what exists outside the roots is nobody's business.
-    if not path.is_absolute() or not _inside(folder, opened) or not folder.is_dir():
-        raise SourceRefused(
-            f"source {source[:200]!r} is not an absolute path of a folder below "
-            + " or ".join(str(root) for root in roots)
-        )
-    for entry in folder.iterdir():
-        if not _inside(entry.resolve(), opened):
-            raise SourceRefused(f"{entry.name!r} in the source is a link out of the allowed folders; copy the file")
-    return folder
-
-
-def _inside(path: Path, roots: list[Path]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)

@@ -13,9 +13,11 @@ from typer.testing import Result
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
+from loradock_server.cli import register
 from loradock_server.gateway.app import create_app
 from loradock_server.settings import load_settings
 from tests.adapters.making import lora_config, write_adapter, write_base
+from tests.adapters.sources.packing import entries_of, tgz_bytes
 from tests.server.cli.scripted_server import running
 
 Run = Callable[..., Result]
@@ -228,3 +230,100 @@ def test_an_adapter_over_the_servers_limit_is_refused_in_its_words(loradock: Run
     assert result.exit_code == 1
     assert "128" in result.stderr
     assert "64" in result.stderr
+
+
+def test_an_archive_and_its_folder_are_the_same_version(
+    loradock: Run, gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_adapter(tmp_path / "mine")
+    packed = tmp_path / "mine.tgz"
+    packed.write_bytes(tgz_bytes(entries_of(folder, below="mine/")))
+
+    first = said(loradock("adapters", "register", "support-bot", str(packed), "--json"))
+    monkeypatch.setattr(register, "ASK_FIRST_BYTES", 100)
+    again = said(loradock("adapters", "register", "support-bot", str(folder), "--json"))
+    (folder / "README.md").write_text("other bytes")
+    other = said(loradock("adapters", "register", "support-bot", str(folder), "--json"))
+
+    assert [first["id"], again["id"], other["id"]] == ["support-bot@1", "support-bot@1", "support-bot@2"]
+    assert again["created"] is False
+
+
+def test_a_version_is_pulled_and_what_came_can_be_registered_again(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    for alpha, flags in ((4, ()), (8, ("--alias", "canary"))):
+        folder = write_adapter(tmp_path / f"a{alpha}", config=lora_config(lora_alpha=alpha))
+        (folder / "manifest.json").write_text(json.dumps({"recipe": {"alpha": alpha}}))
+        if alpha == 8:
+            assert loradock("adapters", "keygen", "me.key", "--name", "me").exit_code == 0
+            assert loradock("adapters", "sign", str(folder), "--key", "me.key").exit_code == 0
+        assert loradock("adapters", "register", "bot", str(folder), *flags).exit_code == 0
+
+    pulled = said(loradock("adapters", "pull", "bot@canary", "out/canary", "--json"))
+    told = loradock("adapters", "pull", "bot", "out/live")
+
+    assert (pulled["id"], pulled["path"], pulled["manifest"]) == ("bot@2", "out/canary", {"recipe": {"alpha": 8}})
+    assert told.stdout.splitlines()[0] == "pulled bot@1 into out/live"
+    assert "loradock adapters register bot out/live" in told.stdout
+    for out, source in (("live", "a4"), ("canary", "a8")):
+        files = {path.name: path.read_bytes() for path in (tmp_path / "out" / out).iterdir()}
+        record = json.loads(files.pop("version.json"))
+        assert files == {path.name: path.read_bytes() for path in (tmp_path / source).iterdir()}
+        again = said(loradock("adapters", "register", "again", f"out/{out}", "--json"))
+        assert again["digest"] == record["digest"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["canary", "live"]
+
+
+def test_what_cannot_be_pulled_says_why_and_leaves_nothing(
+    loradock: Run, gateway: str, tmp_path: Path, home: Path
+) -> None:
+    digests = []
+    for alpha, flags in ((4, ()), (8, ("--no-promote",))):
+        folder = str(write_adapter(tmp_path / f"a{alpha}", config=lora_config(lora_alpha=alpha)))
+        digests.append(said(loradock("adapters", "register", "bot", folder, *flags, "--json"))["digest"])
+    assert loradock("adapters", "split", "bot", "1=9", "2=1").exit_code == 0
+    weights = home / "store/blobs/sha256" / digests[1] / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    (tmp_path / "taken").write_text("mine")
+
+    for asked, out, code, says in (
+        ("bot", "new", 1, "fix: name one: bot@1"),
+        ("bot@2", "new", 1, "holds other bytes"),
+        ("bot@3", "new", 1, "no version 3"),
+        ("bot@blue", "new", 1, "it has live"),
+        ("nobody", "new", 1, "nobody"),
+        ("Bot!", "new", 2, "is not allowed"),
+        ("bot@1", "a4", 2, "is there already"),
+        ("bot@1", "taken", 2, "is there already"),
+        ("bot@1", "taken/new", 2, "cannot be made"),
+    ):
+        result = loradock("adapters", "pull", asked, out)
+        assert (result.exit_code, says in result.stderr) == (code, True), (asked, out, result.stderr)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a4", "a8", "home", "taken", "tiny"]
+
+
+def test_a_registration_is_an_operation_that_can_be_looked_at_later(
+    loradock: Run, gateway: str, tmp_path: Path
+) -> None:
+    assert loradock("adapters", "operations").stdout == "no operations\n"
+    assert loradock("adapters", "register", "support-bot", str(write_adapter(tmp_path / "good"))).exit_code == 0
+    bad = write_adapter(tmp_path / "bad", config=lora_config(use_dora=True))
+    refused = loradock("adapters", "register", "support-bot", str(bad))
+    assert refused.exit_code == 1
+    assert "dora" in refused.stderr
+
+    failed, done = said(loradock("adapters", "operations", "--json"))["data"]
+    assert [operation["state"] for operation in (done, failed)] == ["succeeded", "failed"]
+    rows = loradock("adapters", "operations").stdout.splitlines()[1:3]
+    assert ["adapter_rejected" in rows[0], "support-bot@1" in rows[1]] == [True, True]
+    older = said(loradock("adapters", "operations", "--after", failed["id"], "--json"))["data"]
+    assert [operation["id"] for operation in older] == [done["id"]]
+
+    shown = loradock("adapters", "operation", done["id"])
+    assert "support-bot@1" in shown.stdout
+    assert "try: loradock adapters show support-bot" in shown.stdout
+    faults = loradock("adapters", "operation", failed["id"])
+    assert (faults.exit_code, "dora" in faults.stdout) == (0, True)
+    assert loradock("adapters", "operation", failed["id"], "--wait").exit_code == 1
+    unknown = loradock("adapters", "operation", "../keys")
+    assert (unknown.exit_code, "no operation" in unknown.stderr or "no route" in unknown.stderr) == (1, True)

@@ -132,7 +132,7 @@ def test_only_plain_names_of_adapter_files_are_taken(gateway: Gateway, name: str
             "last boundary",
         ),
         ("multipart/form-data; boundary=b", b"--b\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\nx\r\n--b--", "header"),
-        ("application/json", b"{", "source"),
+        ("application/json", b"{", "JSON"),
         ("application/json", b'{"source": 3}', "source"),
     ],
 )
@@ -283,6 +283,8 @@ def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> N
         ("PUT", "/admin/adapters/poet/aliases/live"),
         ("POST", "/admin/adapters/poet/aliases/live/rollback"),
         ("DELETE", "/admin/adapters/poet/aliases/live"),
+        ("GET", "/admin/operations"),
+        ("GET", "/admin/operations/op-1"),
         ("GET", "/admin/audit"),
         ("POST", "/admin/gc"),
         ("GET", "/admin/keys"),

@@ -7,7 +7,7 @@ the document.
 
 from __future__ import annotations
 
-from loradock_server.gateway.openapi import adapters, aliases, audit, gc, health, inference, keys
+from loradock_server.gateway.openapi import adapters, aliases, audit, gc, health, inference, keys, operations
 from loradock_server.gateway.openapi.document import build_document
 from loradock_server.gateway.openapi.operation import Operation
 
@@ -15,6 +15,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *inference.OPERATIONS,
     *adapters.OPERATIONS,
     *aliases.OPERATIONS,
+    *operations.OPERATIONS,
     *audit.OPERATIONS,
     *keys.OPERATIONS,
     *gc.OPERATIONS,

@@ -9,11 +9,22 @@ from pydantic import BaseModel, Field
 
 from loradock_adapters import errors as core
 from loradock_adapters.registry.states import VersionState
+from loradock_server import wire
 from loradock_server.gateway import errors
+from loradock_server.gateway.admin_adapters import NamedSource
 from loradock_server.gateway.openapi.operation import ETAG, JSON, Answer, Operation
+from loradock_server.gateway.openapi.operations import ACCEPTED
 
 Target = int | dict[str, int]
 """Where an alias points: a version's number, or weights by version."""
+
+
+class Signature(BaseModel):
+    """Who vouched for these bytes."""
+
+    public_key: str
+    signature: str
+    signer: str | None = Field(description="the name that this server trusts the key under")
 
 
 class Version(BaseModel):
@@ -43,6 +54,7 @@ class Version(BaseModel):
     last_used: datetime | None
     pinned: bool
     pin_problem: str | None
+    signature: Signature | None
     manifest: dict[str, Any] = Field(description="what training recorded")
 
 
@@ -114,6 +126,14 @@ class Report(BaseModel):
     size_bytes: int
 
 
+class Probe(BaseModel):
+    """What the smoke probe on the live engine found."""
+
+    result: Literal["passed", "not_probed"]
+    reason: str | None = Field(description="why it was not probed")
+    effect: float | None = Field(description="the most by which the adapter moved a logprob")
+
+
 class RegisteredVersion(BaseModel):
     """What became of a registration."""
 
@@ -125,6 +145,7 @@ class RegisteredVersion(BaseModel):
     created: bool = Field(description="false: these bytes were a version of this name already")
     aliases: list[str]
     report: Report
+    probe: Probe
 
 
 class RetiredVersion(Version):
@@ -152,12 +173,6 @@ class DeletedAdapter(BaseModel):
     unloaded: bool
 
 
-class Source(BaseModel):
-    """Where the server finds the adapter itself."""
-
-    source: str = Field(description="absolute path of a folder below one of the server's LORADOCK_SOURCE_ROOTS")
-
-
 UPLOAD = {
     "type": "object",
     "required": ["file"],
@@ -166,10 +181,21 @@ UPLOAD = {
             "type": "array",
             "minItems": 1,
             "items": {"type": "string", "format": "binary"},
-            "description": "the files of a PEFT folder under their own names, one part each",
+            "description": "the files of a PEFT folder under their own names, one part each; or one archive of it",
         }
     },
 }
+
+SOURCE_ERRORS = (
+    core.SourceInvalid,
+    core.SourceForbidden,
+    core.SourceMissing,
+    core.DigestUnknown,
+    core.SourceTooLarge,
+    core.ArchiveRefused,
+    core.SourceUnavailable,
+)
+"""What can be wrong with where an adapter comes from."""
 
 NAMED = (core.InvalidName, errors.BadRequest)
 FOUND = (*NAMED, core.AdapterNotFound)
@@ -209,17 +235,23 @@ OPERATIONS = (
         {
             201: Answer(RegisteredVersion, "A new version, which answers from now on."),
             200: Answer(RegisteredVersion, "These bytes were a version already."),
+            202: ACCEPTED,
         },
         (
             *NAMED,
             errors.NameTaken,
-            errors.SourceRefused,
+            *SOURCE_ERRORS,
             core.AdapterRejected,
             core.AdapterUnreadable,
             core.AdapterConflict,
             core.StoreError,
+            core.ClaimReused,
+            errors.OperationRuns,
+            errors.OperationLost,
+            errors.ProbeFailed,
+            errors.EngineUnavailable,
         ),
-        {"multipart/form-data": UPLOAD, JSON: Source},
+        {"multipart/form-data": UPLOAD, JSON: NamedSource},
     ),
     Operation(
         "GET",
@@ -230,6 +262,23 @@ OPERATIONS = (
         "admin",
         {200: Answer(Version, "The version.")},
         (*FOUND, core.VersionNotFound),
+    ),
+    Operation(
+        "GET",
+        _PATH + "/{name}/versions/{version}/files",
+        "getVersionFiles",
+        "A version's files as one tar",
+        _TAG,
+        "admin",
+        {
+            200: Answer(
+                None,
+                "Verified before the first byte.",
+                headers=(wire.DIGEST,),
+                content={"application/x-tar": {"type": "string", "format": "binary"}},
+            )
+        },
+        (*FOUND, core.VersionNotFound, core.AdapterConflict, core.StoreError),
     ),
     Operation(
         "POST",

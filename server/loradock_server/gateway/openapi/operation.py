@@ -24,6 +24,7 @@ LOCATION = "location"
 REQUEST_ID = wire.REQUEST_ID
 RETRY_AFTER = "retry-after"
 AUTHENTICATE = "www-authenticate"
+APPLIED = "preference-applied"
 
 HEADERS: Mapping[str, str] = {
     REQUEST_ID: "The client's own x-request-id if it sent a usable one, else a new one. Quote it to an operator.",
@@ -31,6 +32,7 @@ HEADERS: Mapping[str, str] = {
     LOCATION: "Where the new thing is.",
     RETRY_AFTER: "Seconds after which to try again.",
     AUTHENTICATE: "How to send a key.",
+    APPLIED: "The preference that was heeded: respond-async.",
     wire.ADAPTER: "The adapter version that answered, name@version. Not sent by the base model.",
     wire.DIGEST: "SHA-256 of that version's files.",
 }
