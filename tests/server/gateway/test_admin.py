@@ -286,6 +286,8 @@ def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> N
         ("DELETE", "/admin/adapters/poet/aliases/live"),
         ("GET", "/admin/operations"),
         ("GET", "/admin/operations/op-1"),
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/v1/unload_lora_adapter"),
         ("GET", "/admin/audit"),
         ("POST", "/admin/gc"),
         ("GET", "/admin/keys"),
