@@ -33,6 +33,7 @@ from loradock_server.gateway import (
     admin_gc,
     admin_keys,
     admin_operations,
+    admin_settings,
     health,
     lora_adapters,
     models,
@@ -40,6 +41,7 @@ from loradock_server.gateway import (
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
+from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import (
     BadRequest,
@@ -117,6 +119,7 @@ def create_app(
         admin_audit,
         admin_gc,
         admin_keys,
+        admin_settings,
         health,
     ):
         app.include_router(part.build_router(services))
@@ -155,6 +158,7 @@ def _build(
         engine=engine,
         watch=watch,
         pins=PinKeeper(engine, watch, table),
+        concurrency=Concurrency(),
         ledger=ledger,
         usage=UsageFollower(engine, ledger.record),
         auth=auth,
