@@ -11,7 +11,7 @@ import pytest
 
 from loradock_adapters.digest import folder_digest
 from loradock_adapters.errors import BlobCorrupt, BlobMissing, StoreError
-from loradock_adapters.store import Blob, Store
+from loradock_adapters.store import Blob, FolderStore
 
 FILES = ("config.json", "weights")
 
@@ -27,11 +27,11 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
 
 
-def test_what_is_put_is_found_under_the_digest_of_its_bytes(store: Store, source: Path) -> None:
+def test_what_is_put_is_found_under_the_digest_of_its_bytes(store: FolderStore, source: Path) -> None:
     blob = store.put(source, FILES)
     assert blob == Blob(folder_digest(source, FILES), 3_000_002, store.root / "blobs" / "sha256" / blob.digest)
     assert store.path(blob.digest) == store.verify(blob.digest) == blob.folder
@@ -40,14 +40,14 @@ def test_what_is_put_is_found_under_the_digest_of_its_bytes(store: Store, source
     assert store.digests() == (blob.digest,)
 
 
-def test_stored_files_are_read_only_and_nothing_is_left_growing(store: Store, source: Path) -> None:
+def test_stored_files_are_read_only_and_nothing_is_left_growing(store: FolderStore, source: Path) -> None:
     blob = store.put(source, FILES)
     assert blob.folder.stat().st_mode & 0o777 == 0o555
     assert {path.stat().st_mode & 0o777 for path in blob.folder.iterdir()} == {0o444}
     assert list((store.root / "tmp").iterdir()) == []
 
 
-def test_the_same_bytes_are_stored_once(store: Store, source: Path) -> None:
+def test_the_same_bytes_are_stored_once(store: FolderStore, source: Path) -> None:
     first = store.put(source, FILES)
     inode = (first.folder / "weights").stat().st_ino
     assert store.put(source, reversed(FILES)) == first
@@ -55,7 +55,7 @@ def test_the_same_bytes_are_stored_once(store: Store, source: Path) -> None:
     assert list((store.root / "tmp").iterdir()) == []
 
 
-def test_many_threads_putting_the_same_bytes_all_get_the_one_blob(store: Store, source: Path) -> None:
+def test_many_threads_putting_the_same_bytes_all_get_the_one_blob(store: FolderStore, source: Path) -> None:
     start, blobs = threading.Barrier(6), list[Blob]()
 
     def put() -> None:
@@ -76,13 +76,13 @@ def test_many_threads_putting_the_same_bytes_all_get_the_one_blob(store: Store, 
 CRASH = """
 import os, sys
 from pathlib import Path
-from loradock_adapters.store import Store
+from loradock_adapters.store import FolderStore
 os.rename = lambda *_: os._exit(9)  # power fails after the last byte was written, before the rename
-Store(Path(sys.argv[1])).put(Path(sys.argv[2]), ["config.json", "weights"])
+FolderStore(Path(sys.argv[1])).put(Path(sys.argv[2]), ["config.json", "weights"])
 """
 
 
-def test_a_crash_before_the_rename_leaves_nothing_to_be_seen(store: Store, source: Path) -> None:
+def test_a_crash_before_the_rename_leaves_nothing_to_be_seen(store: FolderStore, source: Path) -> None:
     crashed = subprocess.run([sys.executable, "-c", CRASH, str(store.root), str(source)], check=False)
     assert crashed.returncode == 9
     digest = folder_digest(source, FILES)
@@ -98,7 +98,7 @@ def test_a_crash_before_the_rename_leaves_nothing_to_be_seen(store: Store, sourc
     store.verify(digest)
 
 
-def test_one_changed_byte_is_noticed(store: Store, source: Path) -> None:
+def test_one_changed_byte_is_noticed(store: FolderStore, source: Path) -> None:
     blob = store.put(source, FILES)
     _flip(blob.folder / "weights")
     assert store.path(blob.digest) == blob.folder
@@ -107,7 +107,7 @@ def test_one_changed_byte_is_noticed(store: Store, source: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "extra", "emptied"])
-def test_putting_the_bytes_again_repairs_a_damaged_blob(store: Store, source: Path, damage: str) -> None:
+def test_putting_the_bytes_again_repairs_a_damaged_blob(store: FolderStore, source: Path, damage: str) -> None:
     blob = store.put(source, FILES)
     blob.folder.chmod(0o755)
     if damage == "changed":
@@ -125,20 +125,20 @@ def test_putting_the_bytes_again_repairs_a_damaged_blob(store: Store, source: Pa
 
 
 @pytest.mark.parametrize("digest", ["", "..", "0" * 63, "G" * 64, "../" + "0" * 61, "0" * 64])
-def test_what_is_no_stored_digest_is_missing(store: Store, digest: str) -> None:
+def test_what_is_no_stored_digest_is_missing(store: FolderStore, digest: str) -> None:
     with pytest.raises(BlobMissing) as caught:
         store.path(digest)
     assert isinstance(caught.value, LookupError)
 
 
 @pytest.mark.parametrize("names", [[], [""], [".."], ["../source/config.json"], ["/etc/hostname"], ["a\0b"]])
-def test_only_plain_names_are_taken(store: Store, source: Path, names: list[str]) -> None:
+def test_only_plain_names_are_taken(store: FolderStore, source: Path, names: list[str]) -> None:
     with pytest.raises(StoreError):
         store.put(source, names)
     assert store.digests() == ()
 
 
-def test_a_file_that_cannot_be_read_leaves_nothing_behind(store: Store, source: Path) -> None:
+def test_a_file_that_cannot_be_read_leaves_nothing_behind(store: FolderStore, source: Path) -> None:
     with pytest.raises(StoreError, match="could not take"):
         store.put(source, [*FILES, "absent"])
     assert store.digests() == ()

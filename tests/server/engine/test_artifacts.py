@@ -12,7 +12,7 @@ import pytest
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits
-from loradock_adapters.store import Blob, Store
+from loradock_adapters.store import Blob, FolderStore
 from loradock_server.engine.artifacts import StoredArtifacts
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit
 from tests.adapters.making import lora_tensors, write_adapter, write_base
@@ -21,18 +21,18 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path, store: Store) -> StoredArtifacts:
+def artifacts(tmp_path: Path, store: FolderStore) -> StoredArtifacts:
     base = BaseModel.read(write_base(tmp_path))
     return StoredArtifacts(store, base, Limits(max_rank=4, max_bytes=1 << 20))
 
 
 @pytest.fixture
-def blob(tmp_path: Path, store: Store) -> Blob:
+def blob(tmp_path: Path, store: FolderStore) -> Blob:
     return store.put(write_adapter(tmp_path / "adapter"), FILES)
 
 
@@ -73,7 +73,7 @@ def test_a_sound_blob_is_handed_out(artifacts: StoredArtifacts, blob: Blob) -> N
 
 @pytest.mark.parametrize("harm", [rot, truncate, lose_a_file, lose_everything])
 def test_bytes_that_were_good_once_are_refused_when_they_have_changed_since(
-    harm: Callable[[Path], None], artifacts: StoredArtifacts, blob: Blob, store: Store, tmp_path: Path
+    harm: Callable[[Path], None], artifacts: StoredArtifacts, blob: Blob, store: FolderStore, tmp_path: Path
 ) -> None:
     artifacts.fetch(blob.digest)
     harm(blob.folder)
@@ -84,7 +84,7 @@ def test_bytes_that_were_good_once_are_refused_when_they_have_changed_since(
 
 
 def test_a_stored_adapter_that_cannot_be_served_is_refused_with_the_reason(
-    artifacts: StoredArtifacts, store: Store, tmp_path: Path
+    artifacts: StoredArtifacts, store: FolderStore, tmp_path: Path
 ) -> None:
     tensors = lora_tensors()
     next(iter(tensors.values()))[0, 0] = np.nan

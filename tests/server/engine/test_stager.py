@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 import torch
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.store import Blob, Store
+from loradock_adapters.store import Blob, FolderStore
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit
 from loradock_server.engine.stager import NICENESS, Stager, StagerGone, StagerOrder
 from loradock_server.engine.staging import Layer, Plan, Slice, unstage
@@ -26,8 +26,8 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def base(tmp_path: Path) -> BaseModel:
 
 
 @pytest.fixture
-def blob(store: Store, tmp_path: Path) -> Blob:
+def blob(store: FolderStore, tmp_path: Path) -> Blob:
     return store.put(write_adapter(tmp_path / "adapter"), FILES)
 
 
 @pytest.fixture
-def stager(store: Store, base: BaseModel, tmp_path: Path) -> Iterator[Stager]:
+def stager(store: FolderStore, base: BaseModel, tmp_path: Path) -> Iterator[Stager]:
     stager = Stager(StagerOrder(str(tmp_path / "store"), str(base.folder), max_rank=64, max_bytes=1 << 30))
     yield stager
     stager.close()
@@ -78,7 +78,7 @@ def test_it_verifies_and_lays_out_at_low_priority_and_ends_with_the_engine(
 
 
 def test_what_is_wrong_with_an_adapter_comes_back_as_what_it_is(
-    stager: Stager, store: Store, blob: Blob, base: BaseModel, tmp_path: Path
+    stager: Stager, store: FolderStore, blob: Blob, base: BaseModel, tmp_path: Path
 ) -> None:
     with pytest.raises(AdapterGone, match="no blob"):
         stager.fetch("0" * 64)
@@ -104,7 +104,7 @@ def test_a_process_that_was_killed_is_replaced_without_anybody_noticing(
 
 
 def test_a_process_that_does_not_answer_is_given_up_and_its_client_told_to_retry(
-    store: Store, blob: Blob, base: BaseModel, tmp_path: Path
+    store: FolderStore, blob: Blob, base: BaseModel, tmp_path: Path
 ) -> None:
     stager = Stager(
         StagerOrder(str(tmp_path / "store"), str(base.folder), max_rank=64, max_bytes=1 << 30), patience_seconds=0.01
