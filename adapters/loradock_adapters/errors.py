@@ -7,6 +7,14 @@
     │   ├── AdapterUnreadable                    .where
     │   │   └── AdapterMalformed
     │   ├── RepairRefused
+    │   ├── SourceRefused                        .value .limit .fix
+    │   │   ├── SourceInvalid     (ValueError)
+    │   │   ├── SourceForbidden
+    │   │   ├── SourceMissing     (LookupError)
+    │   │   │   └── DigestUnknown
+    │   │   ├── SourceTooLarge
+    │   │   ├── ArchiveRefused    (ValueError)
+    │   │   └── SourceUnavailable
     │   ├── AdapterNotFound       (LookupError)
     │   │   └── VersionNotFound
     │   │       └── AliasNotFound
@@ -72,6 +80,47 @@ class AdapterMalformed(AdapterUnreadable):
 
 class RepairRefused(AdapterError):
     """A repair of an adapter cannot be done as asked; seen by whoever asked for it."""
+
+
+class SourceRefused(AdapterError):
+    """An adapter's bytes cannot be had from where they were said to be; seen by whoever registers or checks it.
+
+    `value` is what was found, `limit` the rule it breaks, `fix` what to do; the message is all three.
+    """
+
+    def __init__(self, value: str, limit: str, fix: str) -> None:
+        self.value = value
+        self.limit = limit
+        self.fix = fix
+        super().__init__("; ".join(part for part in (value, limit, fix) if part))
+
+
+class SourceInvalid(SourceRefused, ValueError):
+    """The string names no source."""
+
+
+class SourceForbidden(SourceRefused):
+    """The operator has not opened this place."""
+
+
+class SourceMissing(SourceRefused, LookupError):
+    """There is nothing, or no adapter, at the source."""
+
+
+class DigestUnknown(SourceMissing):
+    """No bytes with this digest are here; whoever has them uploads them."""
+
+
+class SourceTooLarge(SourceRefused):
+    """More bytes or files than allowed."""
+
+
+class ArchiveRefused(SourceRefused, ValueError):
+    """An archive is damaged, or made to do harm."""
+
+
+class SourceUnavailable(SourceRefused):
+    """The other side did not answer, failed, or was too slow; trying again may help."""
 
 
 class AdapterNotFound(AdapterError, LookupError):

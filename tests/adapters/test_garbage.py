@@ -15,7 +15,7 @@ from loradock_adapters.errors import BlobMissing
 from loradock_adapters.garbage import collect_garbage, find_garbage
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import Registry
-from loradock_adapters.store import FolderStore
+from loradock_adapters.store import FolderStore, Store
 from tests.adapters.registry.making import ME, facts
 
 
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "store")
 
 
-def put(store: FolderStore, folder: Path, text: str) -> str:
+def put(store: Store, folder: Path, text: str) -> str:
     """Store some bytes and return their digest."""
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(text)
@@ -42,7 +42,7 @@ def stage(registry: Registry, name: str, digest: str) -> AdapterRef:
     return registry.versions.stage(name, replace(facts(1), digest=digest), by=ME).ref
 
 
-def collect(registry: Registry, store: FolderStore, *held: str, grace_seconds: float = 0) -> list[str]:
+def collect(registry: Registry, store: Store, *held: str, grace_seconds: float = 0) -> list[str]:
     gone = collect_garbage(registry, store, held=lambda: held, grace_seconds=grace_seconds)
     return [garbage.digest for garbage in gone]
 

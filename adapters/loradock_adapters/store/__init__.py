@@ -4,8 +4,7 @@ In a folder or in a bucket. It knows no names and no versions (the registry has 
 """
 
 from loradock_adapters.store.blobs import Blob, Store
-from loradock_adapters.store.bucket import BucketStore
 from loradock_adapters.store.folder import FolderStore
 from loradock_adapters.store.opening import is_bucket, open_store
 
-__all__ = ["Blob", "BucketStore", "FolderStore", "Store", "is_bucket", "open_store"]
+__all__ = ["Blob", "FolderStore", "Store", "is_bucket", "open_store"]

@@ -17,6 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
 from loradock_adapters.digest import FileEntry, entries_digest, file_entry
 from loradock_adapters.errors import BlobCorrupt, BlobMissing, StoreError
 from loradock_adapters.store.blobs import LEFTOVER_SECONDS, Blob, is_digest, missing, plain_names, require_digest
@@ -24,8 +28,8 @@ from loradock_adapters.store.cache import Cache
 from loradock_adapters.store.folder import FolderStore, new_file
 from loradock_adapters.strict_json import parse_object
 
-if TYPE_CHECKING:
-    from obstore.store import S3Store
+if TYPE_CHECKING:  # only there for types
+    from obstore.store import ClientConfig, RetryConfig
 
 _INDEX = "blobs/sha256"
 _FILES = "files"
@@ -33,8 +37,8 @@ _CORRUPT = "corrupt"
 _CHUNK_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 1 << 20
 # A request for a gigabyte takes its time; a bucket that does not answer is given up after a minute.
-_CLIENT = {"timeout": timedelta(minutes=10), "connect_timeout": timedelta(seconds=5), "allow_http": True}
-_RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(minutes=1)}
+_CLIENT: ClientConfig = {"timeout": timedelta(minutes=10), "connect_timeout": timedelta(seconds=5), "allow_http": True}
+_RETRY: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(minutes=1)}
 
 
 class BucketStore:
@@ -47,12 +51,8 @@ class BucketStore:
 
     @classmethod
     def open(cls, bucket: str, prefix: str, cache: FolderStore, *, cache_bytes: int) -> BucketStore:
-        """Key, region and endpoint are AWS's own variables. Asks nobody yet. Raises StoreError without obstore."""
+        """Key, region and endpoint are AWS's own variables. Asks nobody yet."""
         where = f"s3://{bucket}/{prefix}".rstrip("/")
-        try:
-            from obstore.store import S3Store
-        except ImportError as error:
-            raise StoreError(f"artifacts at {where} need a package: pip install 'loradock[s3]'") from error
         client = S3Store(bucket, prefix=prefix or None, client_options=_CLIENT, retry_config=_RETRY)
         return cls(client, where, Cache(cache, cache_bytes))
 
@@ -61,8 +61,6 @@ class BucketStore:
         return self._where
 
     def put(self, folder: Path, files: Iterable[str]) -> Blob:
-        import obstore
-
         # Through the cache: what is measured there is what is sent, whatever happens to the folder meanwhile.
         blob = self._cache.put(folder, plain_names(files))
         with self._errors("take the adapter"):
@@ -106,8 +104,6 @@ class BucketStore:
         return tuple(sorted(name[:-5] for name in names if name.endswith(".json") and is_digest(name[:-5])))
 
     def idle_seconds(self, digest: str) -> float:
-        import obstore
-
         with self._errors(f"give blob {digest}"):
             try:
                 changed = obstore.head(self._client, _index(digest))["last_modified"]
@@ -119,16 +115,12 @@ class BucketStore:
         return sum(entry.size_bytes for entry in self._index(digest))
 
     def remove(self, digest: str) -> None:
-        import obstore
-
         self.idle_seconds(digest)  # so that what is not there is missing
         with self._errors(f"remove blob {digest}"):
             obstore.delete(self._client, _index(digest))
             self._delete(found["path"] for found in self._list(f"{_FILES}/{digest}"))
 
     def quarantine(self, digest: str) -> str:
-        import obstore
-
         self.idle_seconds(digest)
         aside = f"{_CORRUPT}/{digest}-{time.time_ns()}"
         with self._errors(f"move blob {digest}"):
@@ -166,8 +158,6 @@ class BucketStore:
 
     def _index(self, digest: str) -> list[FileEntry]:
         """The files of a blob as its index lists them. Raises BlobMissing, BlobCorrupt."""
-        import obstore
-
         with self._errors(f"give blob {digest}"):
             try:
                 answer = obstore.get(self._client, _index(digest))
@@ -187,8 +177,6 @@ class BucketStore:
 
     def _chunks(self, digest: str, entry: FileEntry) -> Iterator[bytes]:
         """A file's bytes, as many as there should be and no more. Raises BlobMissing, BlobCorrupt."""
-        import obstore
-
         try:
             answer = obstore.get(self._client, _file(digest, entry.path))
         except FileNotFoundError as error:
@@ -202,21 +190,15 @@ class BucketStore:
             yield bytes(chunk)
 
     def _list(self, prefix: str) -> Iterator[Any]:
-        import obstore
-
         for page in obstore.list(self._client, prefix):
             yield from page
 
     def _delete(self, paths: Iterable[str]) -> None:
-        import obstore
-
         if found := list(paths):
             obstore.delete(self._client, found)
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        from obstore.exceptions import BaseError
-
         try:
             yield
         except (BaseError, OSError) as error:
@@ -230,4 +212,3 @@ def _index(digest: str) -> str:
 
 def _file(digest: str, name: str) -> str:
     return f"{_FILES}/{require_digest(digest)}/{name}"
-

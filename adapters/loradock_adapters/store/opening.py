@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from loradock_adapters.errors import StoreError
 from loradock_adapters.store.blobs import Store
-from loradock_adapters.store.bucket import BucketStore
 from loradock_adapters.store.folder import FolderStore
 
 CACHE_BYTES = 20 << 30
@@ -41,6 +40,10 @@ def open_store(where: str, cache: Path, *, cache_bytes: int = CACHE_BYTES) -> St
     """
     if not is_bucket(where):
         return FolderStore(Path(where))
+    try:
+        from loradock_adapters.store.bucket import BucketStore
+    except ImportError as error:
+        raise StoreError(f"artifacts at {where} need a package: pip install 'loradock[s3]' ({error})") from error
     bucket, prefix = _parts(where)
     return BucketStore.open(bucket, prefix, FolderStore(cache), cache_bytes=cache_bytes)
 

@@ -30,15 +30,18 @@ class AdaptersGroup(LazyGroup):
             examples=examples("""
                 loradock adapters check ./my-adapter
                 loradock adapters check ./my-adapter --base ./SmolLM2-135M-Instruct --max-rank 32
-                loradock adapters check ./my-adapter --json
+                loradock adapters check hf://org/my-adapter@main --json
                 loradock adapters check ./my-adapter --fix ./my-adapter-fixed
             """),
         ),
         "register": Lazy(
             "loradock_server.cli.register:register",
-            "Upload an adapter as the next version of NAME and make it live.",
+            "Make an adapter the next version of NAME, and live.",
             examples=examples("""
                 loradock adapters register support-bot ./my-adapter
+                loradock adapters register support-bot ./my-adapter.tar.gz
+                loradock adapters register support-bot hf://org/my-adapter@v2
+                loradock adapters register support-bot https://host/my-adapter.zip --fetch-here
                 loradock adapters register support-bot /srv/adapters/support-bot --on-server
                 loradock adapters register support-bot ./my-adapter --no-promote
                 loradock adapters register support-bot ./my-adapter --alias canary
@@ -112,7 +115,7 @@ def list_adapters(url: ServerUrl = None, as_json: AsJson = False) -> None:
         rows = objects_in(answer, "data")
         if not rows:
             output.say("no adapters yet")
-            output.hint("loradock adapters register NAME PATH")
+            output.hint("loradock adapters register NAME SOURCE")
             return
         columns = ("NAME", "LIVE", "VERSIONS", *_IN_ENGINE, "PINNED")
         now = time.time()

@@ -1,4 +1,4 @@
-"""`loradock adapters check`: the server's own judgement of a PEFT folder, without a server, and its exact repairs.
+"""`loradock adapters check`: the server's own judgement of an adapter, without a server, and its exact repairs.
 
 Adds no rule and no repair.
 """
@@ -17,16 +17,18 @@ from loradock_adapters.check import Limits, check_adapter
 from loradock_adapters.errors import BaseModelError
 from loradock_adapters.faults import Report
 from loradock_adapters.repair import Repair, repair
+from loradock_adapters.sources import SourceLimits
 from loradock_server.cli.errors import NotDone, Refused, Unreadable
 from loradock_server.cli.home import base_folder, read_settings, require_base
 from loradock_server.cli.options import AsJson
 from loradock_server.cli.output import Output, answering, fault_table, fields
+from loradock_server.cli.sources import SOURCE_HELP, folder_of, is_archive, is_uri
 from loradock_server.cli.upload import require_folder
 from loradock_server.cli.wording import size
 
 
 def check(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that PEFT's save_pretrained wrote.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
     base: Annotated[
         Path | None,
         typer.Option(
@@ -73,15 +75,16 @@ def check(
     with answering(as_json) as output:
         settings = read_settings(max_rank=max_rank, max_adapter_bytes=max_bytes)
         limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes, dtype=settings.dtype)
-        require_folder(path)
-        model = None if no_base else _base_model(base or base_folder(settings))
-        if fix is None:
-            did: tuple[str, ...] = ()
-            report = check_adapter(path, model, limits)
-        else:
-            done = _repaired(path, fix, model, limits, initial)
-            did, report = done.did, done.report
-        judged = fix if fix and did else path
+        fetch = SourceLimits(max_bytes=settings.max_adapter_bytes, timeout=settings.source_timeout)
+        with folder_of(source, fetch, output, pickles=fix is not None) as path:
+            model = None if no_base else _base_model(base or base_folder(settings))
+            if fix is None:
+                did: tuple[str, ...] = ()
+                report = check_adapter(path, model, limits)
+            else:
+                done = _repaired(path, fix, model, limits, initial)
+                did, report = done.did, done.report
+        judged = str(fix) if fix and did else source
         output.document(_document(judged, model, report) | ({} if fix is None else {"repaired": list(did)}))
         if fix is not None:
             output.say(*(did or ["nothing that an exact repair could change; nothing was written"]))
@@ -115,17 +118,17 @@ def _from_config(folder: Path) -> BaseModel:
     return read_from_config(folder)
 
 
-def _document(path: Path, model: BaseModel | None, report: Report) -> dict[str, Any]:
+def _document(path: str, model: BaseModel | None, report: Report) -> dict[str, Any]:
     return {
-        "path": str(path),
+        "path": path,
         "base": None if model is None else {"name": model.name, "digest": model.digest},
         **report.as_dict(),
     }
 
 
-def _tell(path: Path, report: Report, output: Output, *, fixable: bool) -> None:
+def _tell(path: str, report: Report, output: Output, *, fixable: bool) -> None:
     if report.ok:
-        output.say(Text("fits: ", "bold green") + Text(str(path)))
+        output.say(Text("fits: ", "bold green") + Text(path))
         output.say(
             fields(
                 {
@@ -139,7 +142,7 @@ def _tell(path: Path, report: Report, output: Output, *, fixable: bool) -> None:
         )
     else:
         count = len(report.faults)
-        output.say(Text(f"{count} {'fault' if count == 1 else 'faults'}: ", "bold red") + Text(str(path)))
+        output.say(Text(f"{count} {'fault' if count == 1 else 'faults'}: ", "bold red") + Text(path))
         faults = (fault.as_dict() for fault in report.faults)
         output.say(fault_table(faults, spaced=output.words.is_terminal))
     for warning in report.warnings:
@@ -147,4 +150,5 @@ def _tell(path: Path, report: Report, output: Output, *, fixable: bool) -> None:
     if report.ok:
         output.hint(f"loradock adapters register NAME {path}")
     elif fixable and any("--fix" in fault.fix for fault in report.faults):
-        output.hint(f"loradock adapters check {path} --fix {path}-fixed")
+        fixed = "./fixed" if is_uri(path) or is_archive(path) else f"{path}-fixed"
+        output.hint(f"loradock adapters check {path} --fix {fixed}")

@@ -1,4 +1,7 @@
-"""`loradock adapters register`: a PEFT folder becomes the next version of a name on a running server."""
+"""`loradock adapters register`: a source becomes the next version of a name on a running server.
+
+What lies on this machine is sent; what lies elsewhere the server fetches, or this machine, if told so.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,40 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from loradock_adapters.digest import folder_digest
 from loradock_adapters.names import LIVE
+from loradock_adapters.peft_folder import list_adapter_files
+from loradock_adapters.sources import SourceLimits
 from loradock_server.cli.answers import object_in
 from loradock_server.cli.client import UPLOAD_TIMEOUT, AdminClient, adapter_path
 from loradock_server.cli.connection import KEY_VARIABLE, Connection, find_connection
-from loradock_server.cli.errors import JsonObject
+from loradock_server.cli.errors import JsonObject, ServerRefused
 from loradock_server.cli.options import AdapterName, AsJson, ServerUrl
 from loradock_server.cli.output import Output, answering, fields
-from loradock_server.cli.upload import open_adapter
+from loradock_server.cli.sources import SOURCE_HELP, folder_of, is_archive, is_uri, transfer_bar
+from loradock_server.cli.upload import AdapterFiles, open_adapter, open_archive
 from loradock_server.cli.wording import cell
+
+# From here on reading the files twice is cheaper than sending them once for nothing.
+ASK_FIRST_BYTES = 8 << 20
+# The server judges the size; here it only keeps a mistake from filling the disk.
+_FETCH_LIMITS = SourceLimits(max_bytes=64 << 30, timeout=3600.0)
 
 
 def register(
     name: AdapterName,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder that PEFT's save_pretrained wrote.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)],
     on_server: Annotated[
         bool,
         typer.Option(
             "--on-server",
-            help="PATH is on the server's machine, below one of its source_roots; nothing is uploaded.",
+            help="SOURCE is a path on the server's machine, below one of its source_roots; nothing is uploaded.",
         ),
+    ] = False,
+    fetch_here: Annotated[
+        bool,
+        typer.Option("--fetch-here", help="Fetch a URI on this machine and upload it; the server need not reach it."),
     ] = False,
     alias: Annotated[
         str, typer.Option("--alias", metavar="ALIAS", help="The alias that is to point to it, instead of `live`.")
@@ -39,19 +54,25 @@ def register(
     url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload an adapter as the next version of NAME and make it live.
+    """Make an adapter the next version of NAME, and live.
 
-    The same bytes again make no new version. Running requests finish on the version they began with, the next
-    one gets the new version.
+    A path is uploaded. A URI is fetched by the server, if its LORADOCK_SOURCE_PREFIXES open it. The same bytes
+    again make no new version. Running requests finish on the version they began with, the next one gets the new
+    version.
     """
     with answering(as_json) as output:
         target = f"{adapter_path(name)}/versions{_query(alias, no_promote)}"
         connection = find_connection(url)
         with AdminClient(connection) as client:
-            if on_server:
-                answer = client.post(target, {"source": str(path)}, timeout=UPLOAD_TIMEOUT)
+            if on_server or (is_uri(source) and not fetch_here):
+                answer = _named(client, target, source)
+            elif is_archive(source):
+                with open_archive(Path(source)) as archive:
+                    answer = _upload(client, target, archive, output)
             else:
-                answer = _upload(client, target, path, output)
+                with folder_of(source, _FETCH_LIMITS, output) as folder, open_adapter(folder) as files:
+                    known = _known(client, target, folder, files)
+                    answer = _upload(client, target, files, output) if known is None else known
         output.document(answer)
         _tell(answer, connection, output)
 
@@ -62,17 +83,33 @@ def _query(alias: str, no_promote: bool) -> str:
     return "" if alias == LIVE else f"?{urlencode({'alias': alias})}"
 
 
-def _upload(client: AdminClient, target: str, folder: Path, output: Output) -> JsonObject:
-    columns = (
-        TextColumn("uploading"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with open_adapter(folder) as adapter, output.progress(*columns) as bar:
-        task = bar.add_task("upload", total=adapter.size_bytes)
-        return client.upload(target, adapter.parts(lambda count: bar.advance(task, count)))
+def _named(client: AdminClient, target: str, source: str) -> JsonObject:
+    return client.post(target, {"source": source}, timeout=UPLOAD_TIMEOUT)
+
+
+def _known(client: AdminClient, target: str, folder: Path, files: AdapterFiles) -> JsonObject | None:
+    """Register large bytes by their digest, if the server has them already; None if they must be sent."""
+    if files.size_bytes < ASK_FIRST_BYTES:
+        return None
+    names, _ = list_adapter_files(folder)
+    try:
+        return _named(client, target, f"sha256:{folder_digest(folder, names)}")
+    except ServerRefused as error:
+        if error.body.get("code") == "digest_unknown":
+            return None
+        raise
+
+
+def _upload(client: AdminClient, target: str, files: AdapterFiles, output: Output) -> JsonObject:
+    with transfer_bar(output, "uploading") as progress:
+        sent = 0
+
+        def advance(count: int) -> None:
+            nonlocal sent
+            sent += count
+            progress(sent, files.size_bytes)
+
+        return client.upload(target, files.parts(advance))
 
 
 def _warnings(answer: JsonObject) -> list[object]:

@@ -1,4 +1,4 @@
-"""The files of a PEFT folder on their way to a server: found, opened, counted. Judges nothing in them."""
+"""The files of a PEFT folder, or one archive, on their way to a server: found, opened, counted. Judges nothing."""
 
 from __future__ import annotations
 
@@ -62,6 +62,16 @@ def open_adapter(folder: Path) -> Iterator[AdapterFiles]:
             if file is not None:
                 files[name] = stack.enter_context(file)
         yield AdapterFiles(files, sum(os.fstat(file.fileno()).st_size for file in files.values()))
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[AdapterFiles]:
+    """Open one archive, which is sent as it is. Raises Unreadable."""
+    file = _open_regular(path)
+    if file is None:
+        raise Unreadable(f"{path} does not exist")
+    with file:
+        yield AdapterFiles({path.name: file}, os.fstat(file.fileno()).st_size)
 
 
 def require_folder(folder: Path) -> None:

@@ -30,7 +30,7 @@ class StoredArtifacts:
 
     def fetch(self, digest: str) -> Path:
         try:
-            folder = self._store.verify(digest)
+            folder = self._store.fetch(digest)
             if digest not in self._good:
                 check_adapter(folder, self._base, self._limits).raise_if_faulty()
                 self._good.add(digest)

@@ -65,7 +65,17 @@ async def run(order: LaunchOrder) -> None:
     watch_supervisor(loop)
     if warning := vllm_compat.version_warning():
         log.warning("%s", warning)
-    stager = Stager(StagerOrder(order.store_root, order.model, order.max_rank, order.max_adapter_bytes, order.dtype))
+    stager = Stager(
+        StagerOrder(
+            artifacts=order.artifacts,
+            artifacts_cache=order.artifacts_cache,
+            artifacts_cache_bytes=order.artifacts_cache_bytes,
+            base=order.model,
+            max_rank=order.max_rank,
+            max_bytes=order.max_adapter_bytes,
+            dtype=order.dtype,
+        )
+    )
     stager.start()  # it is ready long before the engine is
     flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
     async with vllm_compat.running_engine(flags) as engine:

@@ -24,7 +24,7 @@ from loradock_server.gateway.errors import (
     EngineUnavailable,
 )
 from loradock_server.gateway.etags import Condition, etag_header
-from loradock_server.gateway.intake import Source, Upload, source_named
+from loradock_server.gateway.intake import Source, Upload, source_limits, source_named
 from loradock_server.gateway.registering import Order
 from loradock_server.gateway.registration import Registered
 from loradock_server.gateway.services import Services
@@ -155,17 +155,19 @@ async def _source(services: Services, request: Request) -> Source:
             content_type,
             Body(request.receive),
             services.settings.home / "tmp",
-            services.settings.max_adapter_bytes,
+            source_limits(services.settings),
             int(announced) if announced.isdecimal() else None,
         )
     body = await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
     try:
         source = json.loads(body)["source"]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise BadRequest('the body must be {"source": "/absolute/path"}', param="source") from error
+        raise BadRequest('the body must be {"source": "a path, a URI or sha256:…"}', param="source") from error
     if not isinstance(source, str):
-        raise BadRequest(f"source is a {type(source).__name__}; it must be an absolute path", param="source")
-    return source_named(source, services.settings)
+        raise BadRequest(
+            f"source is a {type(source).__name__}; it must be a string: a path, a URI or sha256:…", param="source"
+        )
+    return source_named(source, services.settings, services.store)
 
 
 def _registered_view(services: Services, done: Registered) -> JSONResponse:

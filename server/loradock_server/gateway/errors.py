@@ -9,7 +9,6 @@
     ├── TooLarge                413   body or upload over its limit
     ├── Conflict                409   it would break what is there
     │   └── NameTaken                 an adapter may not have this name
-    ├── SourceRefused           403   a server-side path outside the allowed folders
     ├── ProbeFailed             422   the smoke probe found an adapter that must not be served
     ├── EngineRefused           any   the engine's own error, passed on
     ├── EngineTimeout           504   no complete answer within request_timeout
@@ -77,10 +76,6 @@ class NameTaken(Conflict):
     """The name belongs to something else."""
 
 
-class SourceRefused(GatewayError):
-    """A path on this server that no client may name."""
-
-
 class ProbeFailed(GatewayError):
     """An adapter does nothing, or nothing sensible, on the live engine; its version has failed."""
 
@@ -132,7 +127,6 @@ TABLE: Mapping[type[BaseException], Rule] = {
     TooLarge: Rule(413, "too_large"),
     Conflict: Rule(409, "conflict"),
     NameTaken: Rule(409, "name_taken", param="name"),
-    SourceRefused: Rule(403, "source_refused", param="source"),
     ProbeFailed: Rule(422, "probe_failed"),
     EngineTimeout: Rule(504, "engine_timeout", "server_error"),
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
@@ -140,6 +134,13 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.InvalidName: Rule(400, "invalid_name", param="name"),
     core.AdapterRejected: Rule(422, "adapter_rejected"),
     core.AdapterUnreadable: Rule(422, "adapter_unreadable"),
+    core.SourceRefused: Rule(400, "invalid_source", param="source"),
+    core.SourceForbidden: Rule(403, "source_refused", param="source"),
+    core.SourceMissing: Rule(404, "source_not_found", param="source"),
+    core.SourceTooLarge: Rule(413, "too_large", param="source"),
+    core.ArchiveRefused: Rule(422, "archive_refused", param="source"),
+    core.SourceUnavailable: Rule(502, "source_unavailable", "server_error", param="source"),
+    core.DigestUnknown: Rule(404, "digest_unknown", param="source"),
     core.AdapterNotFound: Rule(404, "adapter_not_found", param="name"),
     core.VersionNotFound: Rule(404, "version_not_found", param="version"),
     core.AliasNotFound: Rule(404, "alias_not_found", param="alias"),

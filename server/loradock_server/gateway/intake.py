@@ -1,29 +1,27 @@
 """Where an adapter's bytes come from: one `Source` for each way, all opened alike.
 
 A source brings the files into a folder on this machine and says what the version is to remember of where they came
-from. It judges no content (`check` does), gives no number and knows no route. A new way is a class here, or in a module
-of its own, and a line in `source_named`.
+from. It judges no content (`check` does), gives no number and knows no route. What a client can name lies in
+`named_sources`; how bytes are fetched, in `loradock_adapters.sources`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from loradock_adapters.sources import AllowList, Progress, SourceLimits, SourceRules, parse_uri, scheme_of
+from loradock_adapters.store import Store
 from loradock_server.gateway.asgi import Body
-from loradock_server.gateway.errors import BadRequest, SourceRefused, TooLarge
+from loradock_server.gateway.errors import BadRequest, TooLarge
+from loradock_server.gateway.named_sources import STORED, Named, Stored
 from loradock_server.gateway.uploads import received_folder
 from loradock_server.settings import Settings
 
-Progress = Callable[[int, int | None], None]
-"""Hears, from any thread and as often as one likes: bytes that are here, and all there will be (None: unknown)."""
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+__all__ = ["Progress", "Source", "Upload", "source_limits", "source_named"]
 
 
 class Source(Protocol):
@@ -31,7 +29,7 @@ class Source(Protocol):
 
     @property
     def label(self) -> str:
-        """What the version records as its source. Never a secret; a URI with a revision where there is one."""
+        """What the version records as its source, final once fetched. Never a secret; with the revision if any."""
 
     def fetched(self, progress: Progress) -> AbstractAsyncContextManager[Path]:
         """The folder with the files; what was made for it is gone when the block ends.
@@ -43,12 +41,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Files in the body of the request. `limit`: bytes, all together; they are put below `parent`."""
+    """Files, or one archive of them, in the body of the request; they are put below `parent`."""
 
     content_type: str
     body: Body
     parent: Path
-    limit: int
+    limits: SourceLimits
     announced: int | None = None  # the request's content-length
 
     @property
@@ -57,8 +55,8 @@ class Upload:
 
     @asynccontextmanager
     async def fetched(self, progress: Progress) -> AsyncIterator[Path]:
-        """Raises BadRequest, TooLarge and ClientGone."""
-        receiving = received_folder(self.content_type, self._counted(progress), self.parent, self.limit)
+        """Raises BadRequest, TooLarge, ClientGone, ArchiveRefused and SourceTooLarge."""
+        receiving = received_folder(self.content_type, self._counted(progress), self.parent, self.limits)
         try:
             folder = await receiving.__aenter__()
         except (TooLarge, BadRequest):
@@ -77,53 +75,20 @@ class Upload:
             yield chunk
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFolder:
-    """A folder on this machine, read where it lies, if the operator opened it (`source_roots`)."""
+def source_named(source: str, settings: Settings, store: Store) -> Source:
+    """The source that a client names by a string: a path, a URI, or the digest of bytes that are here already.
 
-    path: str
-    roots: tuple[Path, ...]
-
-    @property
-    def label(self) -> str:
-        return self.path
-
-    @asynccontextmanager
-    async def fetched(self, progress: Progress) -> AsyncIterator[Path]:
-        """Raises SourceRefused."""
-        yield await asyncio.to_thread(allowed_folder, self.path, self.roots)
-
-
-def source_named(uri: str, settings: Settings) -> Source:
-    """The source that a client names by a string. Raises BadRequest, SourceRefused."""
-    if "\0" in uri:
-        raise BadRequest(f"source {uri[:80]!r} has a zero byte", param="source")
-    if scheme := _SCHEME.match(uri):
-        raise SourceRefused(f"source {uri[:200]!r} has the scheme {scheme[1][:20]!r}; this server takes paths only")
-    return ServerFolder(uri, settings.source_roots)
-
-
-def allowed_folder(source: str, roots: tuple[Path, ...]) -> Path:
-    """The folder a client names on this server, if the operator opened it. Raises SourceRefused.
-
-    Links count by where they lead, those inside the folder too. Blocks: call it in a thread.
+    Raises SourceRefused for what can be refused without looking.
     """
-    opened = [root.resolve() for root in roots]
-    if not opened:
-        raise SourceRefused("this server takes no paths; upload the files, or set LORADOCK_SOURCE_ROOTS")
-    path = Path(source)
-    folder = path.resolve()
-    # One answer for all of it: what exists outside the roots is nobody's business.
-    if not path.is_absolute() or not _inside(folder, opened) or not folder.is_dir():
-        raise SourceRefused(
-            f"source {source[:200]!r} is not an absolute path of a folder below "
-            + " or ".join(str(root) for root in roots)
-        )
-    for entry in folder.iterdir():
-        if not _inside(entry.resolve(), opened):
-            raise SourceRefused(f"{entry.name!r} in the source is a link out of the allowed folders; copy the file")
-    return folder
+    if source.startswith(STORED):
+        return Stored(source.removeprefix(STORED), store)
+    allowed = AllowList.of(settings.source_prefixes)
+    if scheme_of(source) is not None:
+        allowed.require(parse_uri(source))
+    rules = SourceRules(allowed, settings.source_roots, source_limits(settings))
+    return Named(source, rules, settings.home / "tmp")
 
 
-def _inside(path: Path, roots: list[Path]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)
+def source_limits(settings: Settings) -> SourceLimits:
+    """What the operator allows of any source."""
+    return SourceLimits(max_bytes=settings.max_adapter_bytes, timeout=settings.source_timeout)

@@ -1,6 +1,6 @@
 """Adapters sent as multipart/form-data, written to disk as they arrive and never over the limit.
 
-Only files that belong to an adapter are taken, under their own plain names. It judges no content.
+Files that belong to an adapter are taken under their own plain names, or one archive of them. It judges no content.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from loradock_adapters.peft_folder import ADAPTER_FILES, JUDGED_FILES
+from loradock_adapters.sources import SUFFIXES, SourceLimits, has_archive_name, unpack
 from loradock_server.gateway.errors import BadRequest, TooLarge
 
 _FIELD = b"file"
 _IGNORED = frozenset({"loss.png"})  # part of what training writes, not of the adapter
+_ARCHIVE = "archive"  # what one is called here, whatever its name
 _WRITE_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 4096
 # Boundaries and part headers around at most a handful of files.
@@ -30,11 +32,12 @@ _FORM_BYTES = 64 << 10
 
 @asynccontextmanager
 async def received_folder(
-    content_type: str, body: AsyncIterator[bytes], parent: Path, limit: int
+    content_type: str, body: AsyncIterator[bytes], parent: Path, limits: SourceLimits
 ) -> AsyncIterator[Path]:
-    """A temporary folder below `parent` with the uploaded files; it is gone when the block ends.
+    """A temporary folder below `parent` with the uploaded files, unpacked; it is gone when the block ends.
 
-    Raises BadRequest for a body that is no such form, and TooLarge once more than `limit` bytes have come.
+    Raises BadRequest for a body that is no such form, TooLarge once too many bytes have come, ArchiveRefused and
+    SourceTooLarge for an archive.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -45,7 +48,7 @@ async def received_folder(
         )
     folder = await asyncio.to_thread(_make_folder, parent)
     try:
-        form = _Form(folder, limit)
+        form = _Form(folder, limits.max_bytes)
         try:
             await _read(boundary, body, form)
         finally:
@@ -54,7 +57,7 @@ async def received_folder(
             raise BadRequest(
                 "the form has no part named `file`; send adapter_config.json and adapter_model.safetensors"
             )
-        yield folder
+        yield await asyncio.to_thread(_unpacked, folder, limits) if _ARCHIVE in form.names else folder
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -84,6 +87,13 @@ async def _read(boundary: bytes, body: AsyncIterator[bytes], form: _Form) -> Non
     if not form.ended:
         raise BadRequest("the multipart body ends before its last boundary; send it again")
     await asyncio.to_thread(form.flush)
+
+
+def _unpacked(folder: Path, limits: SourceLimits) -> Path:
+    archive = folder / _ARCHIVE
+    inside = unpack(archive, folder / "unpacked", limits)
+    archive.unlink()
+    return inside
 
 
 def _make_folder(parent: Path) -> Path:
@@ -138,13 +148,18 @@ class _Form:
         name = options.get(b"filename", b"").decode("utf-8", "replace")
         if name in _IGNORED:
             return
-        if name not in ADAPTER_FILES | JUDGED_FILES:
+        if has_archive_name(name):
+            name = _ARCHIVE
+        elif name not in ADAPTER_FILES | JUDGED_FILES:
             raise BadRequest(
-                f"file name {name[:80]!r} does not belong to an adapter; send {', '.join(sorted(ADAPTER_FILES))}"
+                f"file name {name[:80]!r} does not belong to an adapter; send {', '.join(sorted(ADAPTER_FILES))}, "
+                f"or one archive ({', '.join(SUFFIXES)})"
             )
         if name in self.names:
             raise BadRequest(f"file {name!r} was sent twice; send it once")
         self.names.add(name)
+        if _ARCHIVE in self.names and len(self.names) > 1:
+            raise BadRequest("an archive was sent beside other files; send either the one or the others")
         self._name = name
         self._pending.append((name, b""))
 

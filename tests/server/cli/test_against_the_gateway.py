@@ -12,10 +12,11 @@ from typer.testing import Result
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.registry import Registry
-from loradock_adapters.store import FolderStore
+from loradock_server.cli import register
 from loradock_server.gateway.app import create_app
 from loradock_server.settings import load_settings
 from tests.adapters.making import lora_config, write_adapter, write_base
+from tests.adapters.sources.packing import entries_of, tgz_bytes
 from tests.server.cli.scripted_server import running
 
 Run = Callable[..., Result]
@@ -28,9 +29,7 @@ def gateway(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     settings = load_settings()
     registry = Registry.open(settings.registry)
     key = registry.keys.ensure_admin(None)
-    app = create_app(
-        settings, registry, FolderStore(settings.store_root), BaseModel.read(write_base(tmp_path)), "engine-token"
-    )
+    app = create_app(settings, registry, settings.open_store(), BaseModel.read(write_base(tmp_path)), "engine-token")
     with running(app) as url:
         settings.run_dir.mkdir(parents=True)
         file = settings.run_dir / "server.json"
@@ -228,6 +227,23 @@ def test_an_adapter_over_the_servers_limit_is_refused_in_its_words(loradock: Run
     assert result.exit_code == 1
     assert "128" in result.stderr
     assert "64" in result.stderr
+
+
+def test_an_archive_and_its_folder_are_the_same_version(
+    loradock: Run, gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_adapter(tmp_path / "mine")
+    packed = tmp_path / "mine.tgz"
+    packed.write_bytes(tgz_bytes(entries_of(folder, below="mine/")))
+
+    first = said(loradock("adapters", "register", "support-bot", str(packed), "--json"))
+    monkeypatch.setattr(register, "ASK_FIRST_BYTES", 100)
+    again = said(loradock("adapters", "register", "support-bot", str(folder), "--json"))
+    (folder / "README.md").write_text("other bytes")
+    other = said(loradock("adapters", "register", "support-bot", str(folder), "--json"))
+
+    assert [first["id"], again["id"], other["id"]] == ["support-bot@1", "support-bot@1", "support-bot@2"]
+    assert again["created"] is False
 
 
 def test_a_version_is_pulled_and_what_came_can_be_registered_again(loradock: Run, gateway: str, tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def replace(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_a_sound_blob_is_handed_out(artifacts: StoredArtifacts, blob: Blob) -> None:
-    assert artifacts.fetch(blob.digest) == blob.folder
+def test_a_sound_blob_is_handed_out(artifacts: StoredArtifacts, blob: Blob, store: FolderStore) -> None:
+    assert artifacts.fetch(blob.digest) == store.path(blob.digest)
 
 
 @pytest.mark.parametrize("harm", [rot, truncate, lose_a_file, lose_everything])
@@ -76,11 +76,11 @@ def test_bytes_that_were_good_once_are_refused_when_they_have_changed_since(
     harm: Callable[[Path], None], artifacts: StoredArtifacts, blob: Blob, store: FolderStore, tmp_path: Path
 ) -> None:
     artifacts.fetch(blob.digest)
-    harm(blob.folder)
+    harm(store.path(blob.digest))
     with pytest.raises(AdapterGone, match="register the adapter again"):
         artifacts.fetch(blob.digest)
     store.put(tmp_path / "adapter", FILES)
-    assert artifacts.fetch(blob.digest) == blob.folder
+    assert artifacts.fetch(blob.digest) == store.path(blob.digest)
 
 
 def test_a_stored_adapter_that_cannot_be_served_is_refused_with_the_reason(

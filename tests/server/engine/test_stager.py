@@ -64,10 +64,10 @@ def staged_rows(stager: Stager, folder: Path, base: BaseModel) -> int:
 
 
 def test_it_verifies_and_lays_out_at_low_priority_and_ends_with_the_engine(
-    stager: Stager, blob: Blob, base: BaseModel
+    stager: Stager, store: FolderStore, blob: Blob, base: BaseModel
 ) -> None:
-    assert stager.fetch(blob.digest) == blob.folder
-    assert staged_rows(stager, blob.folder, base) > 0
+    assert stager.fetch(blob.digest) == store.path(blob.digest)
+    assert staged_rows(stager, store.path(blob.digest), base) > 0
     assert stager._process is not None
     pid = stager._process.pid
     lowest = 19
@@ -88,19 +88,19 @@ def test_what_is_wrong_with_an_adapter_comes_back_as_what_it_is(
     with pytest.raises(AdapterUnfit, match="NaN"):
         stager.fetch(bad.digest)
     with pytest.raises(AdapterUnfit, match="lora_A has shape"):
-        stager.stage(blob.folder, plan_of(base, features=7).to_plain(), dict.fromkeys(base.modules, 1.0))
+        stager.stage(store.path(blob.digest), plan_of(base, features=7).to_plain(), dict.fromkeys(base.modules, 1.0))
     with pytest.raises(AdapterUnfit):
         stager.stage(tmp_path / "nowhere", plan_of(base).to_plain(), dict.fromkeys(base.modules, 1.0))
-    assert stager.fetch(blob.digest) == blob.folder
+    assert stager.fetch(blob.digest) == store.path(blob.digest)
 
 
 def test_a_process_that_was_killed_is_replaced_without_anybody_noticing(
-    stager: Stager, blob: Blob, base: BaseModel
+    stager: Stager, store: FolderStore, blob: Blob, base: BaseModel
 ) -> None:
     stager.fetch(blob.digest)
     assert stager._process is not None
     os.kill(stager._process.pid, signal.SIGKILL)
-    assert staged_rows(stager, blob.folder, base) > 0
+    assert staged_rows(stager, store.path(blob.digest), base) > 0
 
 
 def test_a_process_that_does_not_answer_is_given_up_and_its_client_told_to_retry(
