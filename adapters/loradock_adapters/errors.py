@@ -7,6 +7,7 @@
     │   ├── AdapterUnreadable                    .where
     │   │   └── AdapterMalformed
     │   ├── RepairRefused
+    │   ├── BadSigningKey         (ValueError)
     │   ├── SourceRefused                        .value .limit .fix
     │   │   ├── SourceInvalid     (ValueError)
     │   │   ├── SourceForbidden
@@ -80,6 +81,10 @@ class AdapterMalformed(AdapterUnreadable):
 
 class RepairRefused(AdapterError):
     """A repair of an adapter cannot be done as asked; seen by whoever asked for it."""
+
+
+class BadSigningKey(AdapterError, ValueError):
+    """A private key cannot be used for signing; seen by whoever signs."""
 
 
 class SourceRefused(AdapterError):

@@ -20,6 +20,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 MANIFEST_FILE = "manifest.json"
 README_FILE = "README.md"
+SIGNATURE_FILE = "signature.json"
 
 REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 ADAPTER_FILES = frozenset({*REQUIRED_FILES, MANIFEST_FILE, README_FILE})
@@ -31,7 +32,7 @@ PICKLED_WEIGHTS = ("adapter_model.bin", "adapter_model.pt")
 TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
-JUDGED_FILES = frozenset({TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, ADDED_TOKENS_FILE})
+JUDGED_FILES = frozenset({TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, ADDED_TOKENS_FILE, SIGNATURE_FILE})
 """Read for the judgement where they lie beside an adapter, and never stored."""
 
 MAX_JSON_BYTES = 1 << 20

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from loradock_adapters.errors import StoreError
+from loradock_adapters.signing import TrustedKey
 from loradock_adapters.sources import AllowList
 from loradock_adapters.store import Store, is_bucket, open_store
 from loradock_adapters.store.opening import CACHE_BYTES
@@ -82,6 +83,10 @@ class Settings(BaseSettings):
     max_adapter_bytes: int = Field(default=1 << 30, ge=1, description="largest adapter, all files together")
     max_loras: int = Field(default=8, ge=1, description="distinct adapters in one batch (slots)")
     max_cpu_loras: int = Field(default=64, ge=1, description="adapters kept in memory")
+    require_signature: bool = Field(default=False, description="serve only what one of trusted_keys signed")
+    trusted_keys: Annotated[tuple[TrustedKey, ...], NoDecode] = Field(
+        default=(), description="public keys of signers, as name=KEY, several with commas between"
+    )
     adapter_memory_bytes: int = Field(default=4 << 30, ge=1 << 20, description="memory for adapters, all together")
 
     # Engine
@@ -119,6 +124,24 @@ class Settings(BaseSettings):
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
         return tuple(p for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
+
+    @field_validator("trusted_keys", mode="before")
+    @classmethod
+    def _read_keys(cls, value: Any) -> Any:
+        words = value.split(",") if isinstance(value, str) else value
+        if not isinstance(words, (list, tuple)):
+            raise ValueError("a list of name=KEY is needed")
+        keys = [one if isinstance(one, TrustedKey) else TrustedKey.parse(str(one)) for one in words if one != ""]
+        names = [key.name for key in keys]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the signer {twice[0]!r} is named twice; give every key a name of its own")
+        return tuple(keys)
+
+    @model_validator(mode="after")
+    def _somebody_may_sign(self) -> Settings:
+        if self.require_signature and not self.trusted_keys:
+            raise ValueError("require_signature without trusted_keys would refuse every adapter; set both")
+        return self
 
     @field_validator("engine_args", mode="before")
     @classmethod
@@ -227,6 +250,8 @@ def _explain(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {name!r}{_nearest(name, Settings.model_fields)}"
+    if not name:  # about several at once; the input would be all of them, keys too
+        return str(fault["msg"]).removeprefix("Value error, ")
     return f"{name}: {fault['msg']} (got {fault.get('input')!r})"
 
 

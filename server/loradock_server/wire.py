@@ -10,6 +10,7 @@ from typing import Any
 TOKEN = "x-loradock-token"
 ADAPTER = "x-loradock-adapter"
 DIGEST = "x-loradock-adapter-digest"
+SIGNATURE = "x-loradock-adapter-signature"  # of the digest; only to the engine
 GATEWAY = "x-loradock-gateway"
 RESIDENCY = "x-loradock-residency"
 GENERATION = "x-loradock-generation"  # of the usage feed: the engine process whose numbers follow
@@ -19,9 +20,9 @@ LIVE = "/livez"
 STATE = "/internal/state"
 USAGE = "/internal/usage"
 UNLOAD = "/internal/unload"
-PINS = "/internal/pins"  # {"pins": [{"id", "digest"}]}, oldest first: these from now on, and no others
+PINS = "/internal/pins"  # {"pins": [{"id", "digest", "signature"}]}, oldest first: these from now on, and no others
 METRICS = "/internal/metrics"
-PROBE = "/internal/probe"  # {"id", "digest"}: does this adapter act? Answers {"problem", "effect", "noise"}
+PROBE = "/internal/probe"  # {"id", "digest", "signature"}: does it act? Answers {"problem", "effect", "noise"}
 
 
 def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class FakeEngine:
     metrics_text: str = "# TYPE loradock_adapter_resident gauge\nloradock_adapter_resident 1.0\n"
     usage_gate: Gate | None = None
     probed: list[str] = field(default_factory=list)
+    probe_orders: list[dict[str, Any]] = field(default_factory=list)
     probe_gate: Gate | None = None
     verdict: tuple[int, dict[str, Any]] = (200, {"problem": None, "effect": 0.5, "noise": 0.0})
     _script: deque[Reply] = field(default_factory=deque)
@@ -198,7 +199,9 @@ class FakeEngine:
             await self._inference(path, headers, receive, send)
 
     async def _probe(self, receive: Receive, send: Send) -> None:
-        self.probed.append((await _body(receive))["id"])
+        order = await _body(receive)
+        self.probed.append(order["id"])
+        self.probe_orders.append(order)
         if self.probe_gate is not None:
             await self.probe_gate.passed()
         status, verdict = self.verdict

@@ -20,6 +20,7 @@ from loradock_adapters.check.findings import Findings
 from loradock_adapters.check.key_rules import Keys, Pairs, read_keys
 from loradock_adapters.check.limits import Limits
 from loradock_adapters.check.number_rules import check_numbers
+from loradock_adapters.check.signature_rules import check_signature
 from loradock_adapters.check.tensor_rules import check_tensors
 from loradock_adapters.check.tokenizer_rules import check_tokenizer
 from loradock_adapters.errors import AdapterUnreadable
@@ -64,6 +65,8 @@ def judge(folder: Path, base: BaseModel | None, limits: Limits | None = None) ->
         size = size_of(folder, files)
         fit = check_files(folder, files, ignored, findings)
         bearable = check_size(folder, size, limits, findings)
+        if bearable:
+            _signature(folder, limits, findings)
         # 2. The configuration
         config, manifest = (_json(folder, name, fit, findings) for name in (CONFIG_FILE, MANIFEST_FILE))
         if config is not None:
@@ -87,6 +90,13 @@ def judge(folder: Path, base: BaseModel | None, limits: Limits | None = None) ->
     except AdapterUnreadable as error:
         write_down(error, findings)
     return Judgement(_report(findings, facts, keys.pairs, size), facts, keys.renames)
+
+
+def _signature(folder: Path, limits: Limits, findings: Findings) -> None:
+    try:
+        check_signature(folder, limits, findings)
+    except AdapterUnreadable as error:
+        write_down(error, findings)
 
 
 def _json(folder: Path, name: str, fit: frozenset[str], findings: Findings) -> Mapping[str, Any] | None:

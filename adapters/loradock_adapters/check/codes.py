@@ -38,6 +38,10 @@ class Code(StrEnum):
     MODULES_TO_SAVE = "modules_to_save"
     TARGET_PARAMETERS = "target_parameters"
 
+    UNSIGNED = "unsigned"
+    BAD_SIGNATURE = "bad_signature"
+    UNKNOWN_SIGNER = "unknown_signer"
+
     BASE_DIGEST = "base_digest"
     BASE_NAME = "base_name"
     ADDED_TOKENS = "added_tokens"
@@ -66,6 +70,7 @@ class NoteCode(StrEnum):
     NO_BASE = "no_base"
     OTHER_FILES = "other_files"
     PICKLE_BESIDE = "pickle_beside"
+    OTHER_SIGNER = "other_signer"
     UNKNOWN_FIELD = "unknown_field"
     UNCONVERTED_LORA_GA = "unconverted_lora_ga"
     PATTERN_NOT_RUN = "pattern_not_run"
@@ -145,6 +150,18 @@ MEANINGS: Mapping[Code, Meaning] = MappingProxyType(
         Code.TARGET_PARAMETERS: Meaning(
             "LoRA on bare parameters, such as fused experts.", "target linear modules only, by target_modules"
         ),
+        Code.UNSIGNED: Meaning(
+            "The server takes signed adapters only, and `signature.json` is missing.",
+            "loradock adapters sign PATH --key KEY, with the key of a trusted signer",
+        ),
+        Code.BAD_SIGNATURE: Meaning(
+            "`signature.json` does not hold for the files: they, or it, changed after signing.",
+            "copy the adapter again from who signed it; if the change is yours, sign it again",
+        ),
+        Code.UNKNOWN_SIGNER: Meaning(
+            "Signed, but with a key that is not among LORADOCK_TRUSTED_KEYS.",
+            "have it signed by a trusted signer, or add the key to LORADOCK_TRUSTED_KEYS",
+        ),
         Code.BASE_DIGEST: Meaning(
             "The manifest records another base model's digest than the served one has.", _OTHER_BASE
         ),
@@ -199,6 +216,7 @@ NOTES: Mapping[NoteCode, str] = MappingProxyType(
         NoteCode.NO_BASE: "No base model was given: names, shapes and the range of numbers were not compared with one.",
         NoteCode.OTHER_FILES: "Files that are not part of an adapter; they are left out.",
         NoteCode.PICKLE_BESIDE: "Pickles beside the adapter (optimizer, training arguments); never opened, left out.",
+        NoteCode.OTHER_SIGNER: "Signed with a key that is not among LORADOCK_TRUSTED_KEYS; nobody demands one.",
         NoteCode.UNKNOWN_FIELD: "The configuration sets fields that this version does not know.",
         NoteCode.UNCONVERTED_LORA_GA: "LoRA-GA as trained: the base was shifted in training, here it is not.",
         NoteCode.PATTERN_NOT_RUN: "A target pattern that could run for ever was not run: missing layers go unseen.",

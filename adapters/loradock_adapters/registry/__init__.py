@@ -11,7 +11,7 @@ from loradock_adapters.registry.catalogue import (
 )
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.keys import SCOPES, KeyRecord, KeyTable
-from loradock_adapters.registry.operations import Begun, Claim, Operation, OperationState, Sign
+from loradock_adapters.registry.operations import Begun, Claim, Operation, OperationState, OperationTable, Sign
 from loradock_adapters.registry.registry import Registry
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
@@ -32,6 +32,7 @@ __all__ = [
     "KeyTable",
     "Operation",
     "OperationState",
+    "OperationTable",
     "Registry",
     "Route",
     "Sign",

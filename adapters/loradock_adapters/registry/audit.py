@@ -40,6 +40,7 @@ class Action(StrEnum):
     VERSION_RETIRED = "version.retired"
     VERSION_FAILED = "version.failed"
     VERSION_DELETED = "version.deleted"
+    VERSION_SIGNED = "version.signed"
     ALIAS_SET = "alias.set"
     ALIAS_ROLLED_BACK = "alias.rolled_back"
     ALIAS_DELETED = "alias.deleted"

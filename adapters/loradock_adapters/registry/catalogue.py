@@ -15,6 +15,7 @@ from loradock_adapters.errors import AdapterNotFound, AliasNotFound, InvalidName
 from loradock_adapters.names import LIVE, AdapterRef, ModelName
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
+from loradock_adapters.signing import Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class VersionFacts:
     base_digest: str
     source: str
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    signature: Signature | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class VersionRecord:
     state: VersionState
     state_since: datetime
     state_reason: str | None = None
+    signature: Signature | None = None
 
     def require_ready(self) -> None:
         """Raises VersionRetired, or VersionNotFound for one that is not ready for other reasons."""

@@ -21,6 +21,7 @@ from loradock_adapters.registry.tables import (
     StateRow,
     VersionRow,
 )
+from loradock_adapters.signing import Signature
 
 
 def catalogue(session: Session, since: Catalogue) -> Catalogue:
@@ -114,4 +115,5 @@ def _version(row: VersionRow) -> VersionRecord:
         state=VersionState(row.state),
         state_reason=row.state_reason,
         state_since=row.state_since,
+        signature=None if row.signature is None else Signature.parse(row.signature),
     )

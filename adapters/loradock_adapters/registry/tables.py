@@ -97,6 +97,7 @@ class VersionRow(Table):
     base_digest: Mapped[str] = mapped_column(String(64))
     source: Mapped[str]
     manifest: Mapped[dict[str, Any]]
+    signature: Mapped[str | None] = mapped_column(String(160))
     created_at: Mapped[datetime]
     created_by: Mapped[str]
     state: Mapped[str] = mapped_column(String(16))

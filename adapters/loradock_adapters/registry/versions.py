@@ -24,6 +24,7 @@ from loradock_adapters.registry.rows import require_adapter, require_version, to
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import MAY_FOLLOW, VersionState
 from loradock_adapters.registry.tables import AdapterRow, VersionRow
+from loradock_adapters.signing import Signature
 
 _ACTIONS = {
     VersionState.STAGED: Action.VERSION_STAGED,
@@ -52,7 +53,7 @@ class VersionTable:
 
     def stage(self, name: str, facts: VersionFacts, *, by: Actor) -> Staged:
         """Give these bytes, which are in the store, the next number. The same bytes keep theirs; of a failed version
-        they are staged anew.
+        they are staged anew. A signature that comes with them takes the place of the one they had.
 
         Raises InvalidName, and AdapterConflict for the bytes of a retired version.
         """
@@ -73,10 +74,12 @@ class VersionTable:
                 raise AdapterConflict(
                     f"these bytes are {ref}, which is retired; delete that version and register them again"
                 )
+            signed = _sign(session, found, facts, by)
             if found.state == VersionState.FAILED:
                 _move(session, found, VersionState.STAGED, by)
                 return Staged(ref, created=True)
-            session.rollback()
+            if not signed:
+                session.rollback()
             return Staged(ref, created=False, ready=found.state == VersionState.READY)
 
     def verify(self, ref: AdapterRef, *, by: Actor) -> None:
@@ -212,6 +215,7 @@ def _add_version(session: Session, name: str, facts: VersionFacts, by: Actor) ->
         base_digest=facts.base_digest,
         source=facts.source,
         manifest=dict(facts.manifest),
+        signature=facts.signature and facts.signature.text,
         created_at=now,
         created_by=by.name,
         state=VersionState.STAGED,
@@ -226,6 +230,18 @@ def _add_version(session: Session, name: str, facts: VersionFacts, by: Actor) ->
     after = {"state": version.state, "digest": facts.digest, "source": facts.source}
     note(session, by, Action.VERSION_STAGED, ref=_ref(version), after=after)
     return _ref(version)
+
+
+def _sign(session: Session, row: VersionRow, facts: VersionFacts, by: Actor) -> bool:
+    """Note who signed the bytes that are there; False when nothing is new."""
+    if facts.signature is None or facts.signature.text == row.signature:
+        return False
+    before = None if row.signature is None else {"public_key": Signature.parse(row.signature).key_text}
+    row.signature = facts.signature.text
+    touch(session, row.name)
+    after = {"public_key": facts.signature.key_text}
+    note(session, by, Action.VERSION_SIGNED, ref=_ref(row), before=before, after=after)
+    return True
 
 
 def _ref(row: VersionRow) -> AdapterRef:

@@ -28,6 +28,7 @@ from loradock_adapters.peft_folder import (
     MANIFEST_FILE,
     PICKLED_WEIGHTS,
     REQUIRED_FILES,
+    SIGNATURE_FILE,
     TENSOR_PREFIX,
     WEIGHTS_FILE,
     list_adapter_files,
@@ -90,7 +91,8 @@ def _beside(out: Path) -> Iterator[Path]:
 
 def _copy(folder: Path, made: Path, limits: Limits) -> None:
     files, ignored = list_adapter_files(folder)
-    files += tuple(name for name in ignored if name in JUDGED_FILES)
+    # Not the signature: it is over the bytes as they were.
+    files += tuple(name for name in ignored if name in JUDGED_FILES - {SIGNATURE_FILE})
     if (size := size_of(folder, files)) > limits.max_bytes:
         raise RepairRefused(f"{folder} holds {size} bytes; at most {limits.max_bytes} are copied (--max-bytes)")
     for name in files:

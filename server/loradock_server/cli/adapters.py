@@ -45,7 +45,22 @@ class AdaptersGroup(LazyGroup):
                 loradock adapters register support-bot /srv/adapters/support-bot --on-server
                 loradock adapters register support-bot ./my-adapter --no-promote
                 loradock adapters register support-bot ./my-adapter --alias canary
+                loradock adapters register support-bot ./my-adapter --sign ./trainer.key
                 loradock adapters register support-bot ./my-adapter --url http://10.0.0.7:8000 --json
+            """),
+        ),
+        "keygen": Lazy(
+            "loradock_server.cli.signing:keygen",
+            "Make a key pair for signing adapters.",
+            examples=examples("""
+                loradock adapters keygen ./trainer.key --name trainer
+            """),
+        ),
+        "sign": Lazy(
+            "loradock_server.cli.signing:sign",
+            "Sign an adapter folder: signature.json, beside its files.",
+            examples=examples("""
+                loradock adapters sign ./my-adapter --key ./trainer.key
             """),
         ),
         "promote": Lazy(
@@ -93,7 +108,7 @@ class AdaptersGroup(LazyGroup):
 app = new_app(
     cls=AdaptersGroup,
     name="adapters",
-    help="Check, register, list, show, promote, pull, pin, retire and delete adapters.",
+    help="Check, sign, register, list, show, promote, pull, pin, retire and delete adapters.",
     epilog=examples("""
         loradock adapters check ./my-adapter
         loradock adapters register support-bot ./my-adapter
@@ -131,13 +146,14 @@ def show(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> N
             answer = client.get(adapter_path(name))
         output.document(answer)
         aliases = object_in(answer, "aliases")
-        columns = ("VERSION", "ALIASES", "DIGEST", "RANK", "SIZE", "TARGETS", *_IN_ENGINE, "STATE", "CREATED", "BY")
+        facts = ("VERSION", "ALIASES", "DIGEST", "RANK", "SIZE", "TARGETS")
+        columns = (*facts, *_IN_ENGINE, "STATE", "SIGNED BY", "CREATED", "BY")
         now = time.time()
         versions = (_version_row(version, aliases, now) for version in objects_in(answer, "versions"))
-        facts = {"name": answer.get("name"), "created": moment(answer.get("created_at"))}
+        about = {"name": answer.get("name"), "created": moment(answer.get("created_at"))}
         if answer.get("pinned"):
-            facts["pinned"] = moment(answer.get("pinned_at"))
-        output.say(fields(facts), "", table(columns, versions), *_pin_problem(answer))
+            about["pinned"] = moment(answer.get("pinned_at"))
+        output.say(fields(about), "", table(columns, versions), *_pin_problem(answer))
 
 
 @app.command(epilog=examples("loradock adapters pin support-bot"))
@@ -215,6 +231,7 @@ def _version_row(version: JsonObject, aliases: JsonObject, now: float) -> tuple[
         version.get("target_modules"),
         *_in_engine(version, now),
         version.get("state"),
+        _signer(version),
         moment(version.get("created_at")),
         version.get("created_by"),
     )
@@ -226,6 +243,13 @@ def _pointing(alias: str, target: object, version: object) -> str | None:
         weight = target.get(str(version))
         return None if weight is None else f"{alias} {weight}"
     return alias if target == version else None
+
+
+def _signer(version: JsonObject) -> object:
+    signature = object_in(version, "signature")
+    if not signature:
+        return None
+    return signature.get("signer") or f"unknown key {cell(signature.get('public_key'))[:12]}…"
 
 
 def _live(target: object) -> object:

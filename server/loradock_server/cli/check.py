@@ -25,6 +25,7 @@ from loradock_server.cli.output import Output, answering, fault_table, fields
 from loradock_server.cli.sources import SOURCE_HELP, folder_of, is_archive, is_uri
 from loradock_server.cli.upload import require_folder
 from loradock_server.cli.wording import size
+from loradock_server.limits import adapter_limits
 
 
 def check(
@@ -74,7 +75,7 @@ def check(
     """
     with answering(as_json) as output:
         settings = read_settings(max_rank=max_rank, max_adapter_bytes=max_bytes)
-        limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes, dtype=settings.dtype)
+        limits = adapter_limits(settings)
         fetch = SourceLimits(max_bytes=settings.max_adapter_bytes, timeout=settings.source_timeout)
         with folder_of(source, fetch, output, pickles=fix is not None) as path:
             model = None if no_base else _base_model(base or base_folder(settings))

@@ -45,7 +45,7 @@ class RootGroup(LazyGroup):
         ),
         "adapters": Lazy(
             "loradock_server.cli.adapters:app",
-            "Check, register, list, show, promote, pull, pin, retire and delete adapters.",
+            "Check, sign, register, list, show, promote, pull, pin, retire and delete adapters.",
             _MANAGE,
         ),
         "audit": Lazy(
@@ -85,6 +85,7 @@ class RootGroup(LazyGroup):
             examples("""
                 loradock train adapters/examples/home-commands/recipe.toml
                 loradock train recipe.toml --out ./trained --json
+                loradock train recipe.toml --sign ./trainer.key
                 loradock adapters register home-commands ./trained/home-commands
             """),
         ),

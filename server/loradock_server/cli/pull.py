@@ -20,7 +20,8 @@ from loradock_adapters.errors import AdapterMalformed, InvalidName
 from loradock_adapters.files import sync_folder
 from loradock_adapters.folder_tar import unpack
 from loradock_adapters.names import AdapterRef, ModelName
-from loradock_adapters.peft_folder import ADAPTER_FILES
+from loradock_adapters.peft_folder import ADAPTER_FILES, SIGNATURE_FILE
+from loradock_adapters.signing import Signature, document
 from loradock_server.cli.answers import object_in
 from loradock_server.cli.client import AdminClient, adapter_path, version_path
 from loradock_server.cli.connection import find_connection
@@ -48,7 +49,8 @@ def pull(
     """Export a version into a new folder, with its manifest.
 
     The files are those that were registered: their digest is compared. version.json says what the registry knows of
-    them. OUT is there whole or not at all, and can be registered again.
+    them; signature.json comes too if the version is signed. OUT is there whole or not at all, and can be registered
+    again.
     """
     with answering(as_json) as output:
         wanted = _read_name(model)
@@ -59,6 +61,7 @@ def pull(
             with _growing(out) as folder:
                 _download(client, ref, version, folder, output)
                 record = {name: version.get(name) for name in (*_RECORDED, *_RECORDED_TOO)}
+                _write_signature(folder, version)
                 (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
         output.document({**record, "path": str(out)})
         output.say(f"pulled {ref} into {out}")
@@ -134,6 +137,18 @@ def _download(client: AdminClient, ref: AdapterRef, version: JsonObject, folder:
             f"what came is not {ref}: its digest is {found}, the version's {cell(version.get('digest'))}",
             fix="try again; if it happens twice: loradock doctor, on the server's machine",
         )
+
+
+def _write_signature(folder: Path, version: JsonObject) -> None:
+    found = object_in(version, "signature")
+    if not found:
+        return
+    digest = str(version.get("digest"))
+    try:
+        signature = Signature.parse(f"{found.get('public_key')}.{found.get('signature')}")
+    except ValueError as error:
+        raise Refused(f"the signature that came is none: {error}", fix="try again") from error
+    (folder / SIGNATURE_FILE).write_bytes(document(digest, signature))
 
 
 class _Stream(RawIOBase):

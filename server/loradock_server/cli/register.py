@@ -13,12 +13,13 @@ import typer
 
 from loradock_adapters.digest import folder_digest
 from loradock_adapters.names import LIVE
-from loradock_adapters.peft_folder import list_adapter_files
+from loradock_adapters.peft_folder import SIGNATURE_FILE, list_adapter_files
+from loradock_adapters.signing import read_key
 from loradock_adapters.sources import SourceLimits
 from loradock_server.cli.answers import object_in
 from loradock_server.cli.client import UPLOAD_TIMEOUT, AdminClient, adapter_path
 from loradock_server.cli.connection import KEY_VARIABLE, Connection, find_connection
-from loradock_server.cli.errors import JsonObject, ServerRefused
+from loradock_server.cli.errors import JsonObject, ServerRefused, Unreadable
 from loradock_server.cli.options import AdapterName, AsJson, ServerUrl
 from loradock_server.cli.output import Output, answering, fields
 from loradock_server.cli.sources import SOURCE_HELP, folder_of, is_archive, is_uri, transfer_bar
@@ -51,6 +52,10 @@ def register(
     no_promote: Annotated[
         bool, typer.Option("--no-promote", help="Let no alias point to it; clients ask for NAME@VERSION.")
     ] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Sign the upload with this private key; the folder stays as it is."),
+    ] = None,
     url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +66,12 @@ def register(
     version.
     """
     with answering(as_json) as output:
+        if sign is not None and (on_server or is_archive(source) or (is_uri(source) and not fetch_here)):
+            raise Unreadable(
+                "--sign signs the files of a folder that is uploaded, and here none is",
+                fix="sign the folder where it is: loradock adapters sign PATH --key KEY",
+            )
+        key = None if sign is None else read_key(sign)
         target = f"{adapter_path(name)}/versions{_query(alias, no_promote)}"
         connection = find_connection(url)
         with AdminClient(connection) as client:
@@ -70,7 +81,7 @@ def register(
                 with open_archive(Path(source)) as archive:
                     answer = _upload(client, target, archive, output)
             else:
-                with folder_of(source, _FETCH_LIMITS, output) as folder, open_adapter(folder) as files:
+                with folder_of(source, _FETCH_LIMITS, output) as folder, open_adapter(folder, key) as files:
                     known = _known(client, target, folder, files)
                     answer = _upload(client, target, files, output) if known is None else known
         output.document(answer)
@@ -88,8 +99,10 @@ def _named(client: AdminClient, target: str, source: str) -> JsonObject:
 
 
 def _known(client: AdminClient, target: str, folder: Path, files: AdapterFiles) -> JsonObject | None:
-    """Register large bytes by their digest, if the server has them already; None if they must be sent."""
-    if files.size_bytes < ASK_FIRST_BYTES:
+    """Register large bytes by their digest, if the server has them already; None if they must be sent, as a
+    signature must.
+    """
+    if files.size_bytes < ASK_FIRST_BYTES or SIGNATURE_FILE in files.files:
         return None
     names, _ = list_adapter_files(folder)
     try:

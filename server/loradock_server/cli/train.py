@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from loradock_adapters.signing import read_key, write_signature
 from loradock_adapters.training.errors import DataError, RecipeError
 from loradock_adapters.training.losses import LossPoint
 from loradock_adapters.training.progress import ProgressBar
@@ -40,6 +41,9 @@ def train(
         Path | None,
         typer.Option("--base", metavar="DIR", help="Folder of the base model. Default: the one this home serves."),
     ] = None,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", metavar="KEY", help="Sign the adapter with this private key.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter from a recipe, by QLoRA on a GPU or on the CPU.
@@ -48,10 +52,12 @@ def train(
     the loss curve.
     """
     with answering(as_json) as output:
+        key = None if sign is None else read_key(sign)  # before the hours, not after them
         settings = read_settings()
         model = require_base(base or base_folder(settings))
         result = _run(recipe, model, out or settings.home / "trained", output)
-        output.document(_document(result))
+        signature = None if key is None else write_signature(result.folder, key)[1]
+        output.document(_document(result) | ({} if signature is None else {"public_key": signature.key_text}))
         output.say(
             Text("trained ", "bold green") + Text(result.name),
             fields(
@@ -61,6 +67,7 @@ def train(
                     "held-out loss": _course(result.losses.held_out),
                     "steps took": f"{result.seconds:.0f} s",
                 }
+                | ({} if signature is None else {"signed by": signature.key_text})
             ),
         )
         output.hint(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from loradock_adapters.peft_folder import JUDGED_FILES
+from loradock_adapters.digest import FileEntry, entries_digest
+from loradock_adapters.peft_folder import ADAPTER_FILES, JUDGED_FILES, SIGNATURE_FILE
+from loradock_adapters.signing import SigningKey, document, sign_digest
 from loradock_server.cli.errors import Unreadable
 
 REQUIRED = ("adapter_config.json", "adapter_model.safetensors")
 OPTIONAL = ("README.md", "manifest.json", *sorted(JUDGED_FILES))  # the last ones: for the server's judgement only
 _PICKLE = "adapter_model.bin"
+_PIECE_BYTES = 1 << 20
 
 
 class CountedFile:
@@ -47,8 +52,8 @@ class AdapterFiles:
 
 
 @contextmanager
-def open_adapter(folder: Path) -> Iterator[AdapterFiles]:
-    """Open the files of `folder` that belong to an adapter.
+def open_adapter(folder: Path, key: SigningKey | None = None) -> Iterator[AdapterFiles]:
+    """Open the files of `folder` that belong to an adapter, with a signature by `key` if there is one.
 
     Symbolic links are followed, because hub caches consist of them. Raises Unreadable when the folder or
     one of the two required files is missing or cannot be read.
@@ -61,7 +66,26 @@ def open_adapter(folder: Path) -> Iterator[AdapterFiles]:
             file = _open_regular(folder / name)
             if file is not None:
                 files[name] = stack.enter_context(file)
+        if key is not None:
+            files[SIGNATURE_FILE] = stack.enter_context(_signature(files, key))
         yield AdapterFiles(files, sum(os.fstat(file.fileno()).st_size for file in files.values()))
+
+
+def _signature(files: dict[str, BinaryIO], key: SigningKey) -> BinaryIO:
+    """signature.json over the files as they are open here, which nobody can exchange any more."""
+    entries = []
+    for name in sorted(ADAPTER_FILES & files.keys()):
+        file = files[name]
+        sha256 = hashlib.sha256()
+        while piece := file.read(_PIECE_BYTES):
+            sha256.update(piece)
+        entries.append(FileEntry(name, file.tell(), sha256.hexdigest()))
+        file.seek(0)
+    digest = entries_digest(entries)
+    signature = tempfile.TemporaryFile()  # noqa: SIM115  # the caller's stack closes it
+    signature.write(document(digest, sign_digest(digest, key)))
+    signature.seek(0)
+    return signature
 
 
 @contextmanager

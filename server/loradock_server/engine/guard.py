@@ -23,6 +23,7 @@ from .internal import Internal
 from .listener import Listener
 from .replies import Receive, Scope, Send, reply_error, reply_json
 from .residency import Residency, ResidencyError
+from .signatures import Signatures
 from .usage import UsageFeed
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Guard:
         feed: UsageFeed,
         internal: Internal,
         health: Health,
+        signatures: Signatures,
         answered: Callable[[str | None, float | None], None],
     ) -> None:
         self._app = app
@@ -60,6 +62,7 @@ class Guard:
         self._feed = feed
         self._internal = internal
         self._health = health
+        self._signatures = signatures
         self._answered = answered  # adapter id, seconds in the queue
         self.drain = Drain()
 
@@ -86,6 +89,8 @@ class Guard:
         if fault := fault_of(adapter, digest):
             await reply_error(send, 400, fault, code="bad_adapter_header")
             return
+        if digest is not None:
+            self._signatures.note(digest, header(scope, wire.SIGNATURE))
         context = RequestContext(header(scope, wire.REQUEST_ID), header(scope, wire.GATEWAY), adapter, digest)
         try:
             heard = Listener(receive)

@@ -21,6 +21,7 @@ from .memory import Memory
 from .probe import Probe
 from .replies import Receive, Scope, Send, reply_bytes, reply_error, reply_json
 from .residency import Residency, ResidencyError
+from .signatures import Signatures
 from .usage import UsageFeed
 
 MAX_BODY = 1 << 20  # some thousand pins
@@ -36,6 +37,7 @@ class Internal:
         self,
         *,
         residency: Residency,
+        signatures: Signatures,
         feed: UsageFeed,
         generation: str,
         describe: Callable[[], dict[str, Any]],
@@ -44,6 +46,7 @@ class Internal:
         probe: Probe | None,
     ) -> None:
         self._residency = residency
+        self._signatures = signatures
         self._feed = feed
         self._generation = generation
         self._describe = describe
@@ -102,13 +105,16 @@ class Internal:
 
     async def _pin(self, receive: Receive, send: Send) -> None:
         try:
-            pins = [(str(pin["id"]), str(pin["digest"])) for pin in json.loads(await read(receive))["pins"]]
-            for adapter_id, _ in pins:
+            told = json.loads(await read(receive))["pins"]
+            pins = [(str(pin["id"]), str(pin["digest"]), str(pin.get("signature") or "")) for pin in told]
+            for adapter_id, _, _ in pins:
                 AdapterRef.parse(adapter_id)
-        except (ValueError, TypeError, KeyError, AdapterError):
+        except (ValueError, TypeError, KeyError, AttributeError, AdapterError):
             await reply_error(send, 400, 'give {"pins": [{"id": "name@version", "digest": "…"}]}', code="bad_body")
             return
-        self._residency.pin(dict(pins))
+        for _, digest, signature in pins:
+            self._signatures.note(digest, signature)
+        self._residency.pin({adapter_id: digest for adapter_id, digest, _ in pins})
         await reply_json(send, 200, {"pins": len(pins)})
 
     async def _unload(self, receive: Receive, send: Send) -> None:
@@ -131,6 +137,7 @@ class Internal:
         try:
             order = json.loads(await read(receive))
             adapter_id, digest = AdapterRef.parse(str(order["id"])).id, str(order["digest"])
+            self._signatures.note(digest, str(order.get("signature") or ""))
         except (ValueError, TypeError, KeyError, AdapterError):
             await reply_error(send, 400, 'give {"id": "name@version", "digest": "…"}', code="bad_body")
             return

@@ -53,6 +53,8 @@ class LaunchOrder:
     cache_root: str
     start_timeout: float = 600.0
     hang_timeout: float = 30.0
+    require_signature: bool = False
+    trusted_keys: tuple[str, ...] = ()
     admission: Rules = Rules()
 
     def to_json(self) -> str:
@@ -61,7 +63,7 @@ class LaunchOrder:
     @classmethod
     def from_json(cls, text: str) -> LaunchOrder:
         fields = json.loads(text)
-        for name in ("target_modules", "engine_args"):
+        for name in ("target_modules", "engine_args", "trusted_keys"):
             fields[name] = tuple(fields[name])
         fields["admission"] = Rules(**fields["admission"])
         return cls(**fields)
@@ -169,6 +171,8 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         cache_root=str(settings.home.absolute() / "cache"),
         start_timeout=settings.engine_start_timeout,
         hang_timeout=settings.hang_timeout,
+        require_signature=settings.require_signature,
+        trusted_keys=tuple(key.text for key in settings.trusted_keys),
         admission=Rules(
             max_waiting=settings.max_waiting,
             max_waiting_per_adapter=settings.max_waiting_per_adapter,

@@ -33,6 +33,7 @@ from .probe import Probe
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
 from .selftest import SelfTestFailed, self_test
+from .signatures import Signatures
 from .stager import Stager, StagerOrder
 from .usage import UsageFeed
 
@@ -65,16 +66,20 @@ async def run(order: LaunchOrder) -> None:
     watch_supervisor(loop)
     if warning := vllm_compat.version_warning():
         log.warning("%s", warning)
+    signatures = Signatures()
     stager = Stager(
         StagerOrder(
             artifacts=order.artifacts,
-            artifacts_cache=order.artifacts_cache,
-            artifacts_cache_bytes=order.artifacts_cache_bytes,
             base=order.model,
             max_rank=order.max_rank,
             max_bytes=order.max_adapter_bytes,
             dtype=order.dtype,
-        )
+            require_signature=order.require_signature,
+            trusted_keys=order.trusted_keys,
+            artifacts_cache=order.artifacts_cache,
+            artifacts_cache_bytes=order.artifacts_cache_bytes,
+        ),
+        signatures=signatures,
     )
     stager.start()  # it is ready long before the engine is
     flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
@@ -84,7 +89,7 @@ async def run(order: LaunchOrder) -> None:
         await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)
         vllm_compat.trace_adapters(engine.client)
-        guard = build_guard(order, engine, base, stager, loader)
+        guard = build_guard(order, engine, base, stager, signatures, loader)
         server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))
         serving = asyncio.create_task(server.serve())
         dying = asyncio.create_task(leave_when_dead(engine))
@@ -139,6 +144,7 @@ def build_guard(
     engine: vllm_compat.Engine,
     base: BaseModel,
     stager: Stager,
+    signatures: Signatures,
     loader: vllm_compat.AdapterLoader,
 ) -> Guard:
     """Everything between vLLM's application and the socket."""
@@ -184,6 +190,7 @@ def build_guard(
 
     internal = Internal(
         residency=residency,
+        signatures=signatures,
         feed=feed,
         generation=order.generation,
         describe=describe,
@@ -199,6 +206,7 @@ def build_guard(
         feed=feed,
         internal=internal,
         health=engine,
+        signatures=signatures,
         answered=observer.answered,
     )
     return guard

@@ -24,10 +24,12 @@ from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits
 from loradock_adapters.errors import AdapterError
 from loradock_adapters.peft_folder import WEIGHTS_FILE
+from loradock_adapters.signing import TrustedKey
 from loradock_adapters.store import open_store
 
 from .artifacts import StoredArtifacts
 from .residency import AdapterGone, AdapterUnfit, ResidencyError
+from .signatures import Signatures
 
 NICENESS = 10  # a tenth of the processor beside the engine when both want it, all of it when nobody else does
 PATIENCE_SECONDS = 300.0
@@ -49,6 +51,8 @@ class StagerOrder:
     max_rank: int
     max_bytes: int
     dtype: str = "auto"
+    require_signature: bool = False
+    trusted_keys: tuple[str, ...] = ()
     artifacts_cache: str = ""  # needed for a bucket
     artifacts_cache_bytes: int = 0
 
@@ -75,8 +79,15 @@ class Stager:
     It is residency.Artifacts. Raises StagerGone when the process died or stayed silent, twice in a row.
     """
 
-    def __init__(self, order: StagerOrder, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        order: StagerOrder,
+        *,
+        signatures: Signatures | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._order = order
+        self._signatures = signatures or Signatures()
         self._patience = patience_seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -93,7 +104,7 @@ class Stager:
             self._end()
 
     def fetch(self, digest: str) -> Path:
-        return Path(self._ask({"fetch": digest})["folder"])
+        return Path(self._ask({"fetch": digest, "signatures": self._signatures.of(digest)})["folder"])
 
     def stage(self, folder: Path, plan: Mapping[str, Any], scales: Mapping[str, float]) -> StagedElsewhere:
         """`staging.stage` over there; `plan` as Plan.to_plain gives it. Raises AdapterUnfit for what does not fit."""
@@ -166,7 +177,13 @@ def main() -> None:
     artifacts = StoredArtifacts(
         open_store(order.artifacts, Path(order.artifacts_cache), cache_bytes=order.artifacts_cache_bytes),
         BaseModel.read(Path(order.base)),
-        Limits(max_rank=order.max_rank, max_bytes=order.max_bytes, dtype=order.dtype),
+        Limits(
+            max_rank=order.max_rank,
+            max_bytes=order.max_bytes,
+            dtype=order.dtype,
+            require_signature=order.require_signature,
+            trusted_keys=tuple(TrustedKey.parse(text) for text in order.trusted_keys),
+        ),
     )
     serve(artifacts, sys.stdin, answers)
 
@@ -186,7 +203,7 @@ def serve(artifacts: StoredArtifacts, questions: TextIO, answers: TextIO) -> Non
                 staged.close()
         try:
             if digest := question.get("fetch"):
-                answer: dict[str, Any] = {"folder": str(artifacts.fetch(digest))}
+                answer: dict[str, Any] = {"folder": str(artifacts.fetch(digest, question["signatures"]))}
             else:
                 scales = question["scales"]
                 staged = stage(Path(question["stage"]), Plan.from_plain(question["plan"]), scales.__getitem__)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from loradock_adapters.errors import AdapterNotFound, VersionNotFound
 from loradock_adapters.names import LIVE, AdapterRef
 from loradock_adapters.registry import AdapterRecord, VersionRecord
-from loradock_server.gateway import registering
+from loradock_server.gateway.answering import Wished, register_as_wished
 from loradock_server.gateway.asgi import Body, read_body
 from loradock_server.gateway.errors import (
     BadRequest,
@@ -26,7 +26,6 @@ from loradock_server.gateway.errors import (
 from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.intake import Source, Upload, source_limits, source_named
 from loradock_server.gateway.registering import Order
-from loradock_server.gateway.registration import Registered
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import adapter_view, version_view
 
@@ -63,12 +62,11 @@ def build_router(services: Services) -> APIRouter:
 
     @router.post("/{name}/versions")
     async def add_version(
-        name: str, request: Request, alias: str = LIVE, promote: Annotated[bool, Query()] = True
+        name: str, request: Request, wish: Wished, alias: str = LIVE, promote: Annotated[bool, Query()] = True
     ) -> JSONResponse:
         services.registrar.check_name(name)
         order = Order(name, services.actor(request), alias if promote else None)
-        done = await registering.add_version(services, order, await _source(services, request))
-        return _registered_view(services, done)
+        return await register_as_wished(services, order, await _source(services, request), wish)
 
     @router.post("/{name}/versions/{version}/retire")
     async def retire_version(name: str, version: int, request: Request, if_match: Condition) -> dict[str, Any]:
@@ -121,7 +119,7 @@ def require_adapter(services: Services, name: str) -> AdapterRecord:
 
 
 def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
-    return adapter_view(adapter, services.watch.state, services.table.why_not_served)
+    return adapter_view(adapter, services.watch.state, services.table.why_not_served, services.settings.trusted_keys)
 
 
 def require_version(services: Services, ref: AdapterRef) -> VersionRecord:
@@ -135,7 +133,9 @@ def require_version(services: Services, ref: AdapterRef) -> VersionRecord:
 def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     record = require_version(services, ref)
     adapter = require_adapter(services, ref.name)
-    return version_view(adapter, record, services.watch.state, services.table.why_not_served)
+    return version_view(
+        adapter, record, services.watch.state, services.table.why_not_served, services.settings.trusted_keys
+    )
 
 
 async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
@@ -168,23 +168,6 @@ async def _source(services: Services, request: Request) -> Source:
             f"source is a {type(source).__name__}; it must be a string: a path, a URI or sha256:…", param="source"
         )
     return source_named(source, services.settings, services.store)
-
-
-def _registered_view(services: Services, done: Registered) -> JSONResponse:
-    ref = done.ref
-    adapter = services.table.catalogue.adapters.get(ref.name)
-    view = {
-        "object": "adapter.version",
-        "id": ref.id,
-        "name": ref.name,
-        "version": ref.version,
-        "digest": done.digest,
-        "created": done.created,
-        "aliases": [] if adapter is None else adapter.aliases_of(ref.version),
-        "report": done.report.as_dict(),
-        "probe": done.probed.as_dict(),
-    }
-    return JSONResponse(view, status_code=201 if done.created else 200)
 
 
 async def _unloaded(services: Services, refs: tuple[AdapterRef, ...]) -> bool:

@@ -20,7 +20,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.check import Limits
 from loradock_adapters.errors import LoraDockError
 from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
@@ -33,6 +32,7 @@ from loradock_server.gateway import (
     admin_files,
     admin_gc,
     admin_keys,
+    admin_operations,
     health,
     models,
 )
@@ -50,6 +50,7 @@ from loradock_server.gateway.errors import (
 )
 from loradock_server.gateway.exchange import OPERATIONS
 from loradock_server.gateway.observe import CALL, Call, Observe
+from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.probing import SmokeProbe
 from loradock_server.gateway.proxy import InferenceRoute
@@ -58,6 +59,7 @@ from loradock_server.gateway.services import Services
 from loradock_server.gateway.table import RoutingTable
 from loradock_server.gateway.usage import UsageFollower
 from loradock_server.gateway.watch import EngineWatch
+from loradock_server.limits import adapter_limits
 from loradock_server.settings import Settings
 from loradock_server.telemetry import tracing
 from loradock_server.telemetry.metrics import GatewayMetrics
@@ -104,7 +106,17 @@ def create_app(
     for operation in OPERATIONS:
         route = InferenceRoute(operation, services)
         app.router.routes.append(Route(operation.path, route, methods=["POST"]))
-    for part in (models, admin_adapters, admin_files, admin_aliases, admin_audit, admin_gc, admin_keys, health):
+    for part in (
+        models,
+        admin_adapters,
+        admin_files,
+        admin_aliases,
+        admin_operations,
+        admin_audit,
+        admin_gc,
+        admin_keys,
+        health,
+    ):
         app.include_router(part.build_router(services))
     app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
     _answer_errors(app)
@@ -123,13 +135,15 @@ def _build(
 ) -> Services:
     metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
     table = RoutingTable(registry, base, base_name)
-    engine = EngineClient(settings.engine, engine_token, uuid.uuid4().hex, request_timeout=settings.request_timeout)
+    gateway_id = uuid.uuid4().hex
+    engine = EngineClient(settings.engine, engine_token, gateway_id, request_timeout=settings.request_timeout)
     ledger = Ledger(metrics)
     auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
     table.on_change.append(auth.forget)
-    limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes, dtype=settings.dtype)
+    limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
+    drain, background = Drain(), Background()
     return Services(
         settings=settings,
         registry=registry,
@@ -143,10 +157,11 @@ def _build(
         usage=UsageFollower(engine, ledger.record),
         auth=auth,
         registrar=Registrar(registry, store, base, table, limits, SmokeProbe(engine, watch, settings.smoke_probe)),
-        drain=Drain(),
+        drain=drain,
         metrics=metrics,
         tracer=provider.get_tracer(tracing.SCOPE, __version__),
-        background=Background(),
+        background=background,
+        operations=Operations(registry.operations, background, drain, gateway_id),
     )
 
 
@@ -155,7 +170,7 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with services.engine:
             await services.table.refresh()
-            for part in (services.table, services.watch, services.pins, services.usage):
+            for part in (services.table, services.watch, services.pins, services.usage, services.operations):
                 services.background.start(part.follow())
             try:
                 yield

@@ -125,19 +125,26 @@ class EngineClient:
         """Drain and remove an adapter from the engine's memory. Raises EngineUnavailable, EngineTimeout."""
         await self._json("POST", wire.UNLOAD, UNLOAD_SECONDS, {"id": adapter_id})
 
-    async def pin(self, wanted: Mapping[str, str]) -> None:
-        """Have these adapters kept in memory, digests by id, and no others. Raises EngineUnavailable, EngineTimeout."""
-        pins = [{"id": adapter_id, "digest": digest} for adapter_id, digest in wanted.items()]
+    async def pin(self, wanted: Mapping[str, str], signatures: Mapping[str, str]) -> None:
+        """Have these adapters kept in memory, digests by id, and no others; `signatures` by id, if they have one.
+
+        Raises EngineUnavailable, EngineTimeout.
+        """
+        pins = [
+            {"id": adapter_id, "digest": digest}
+            | ({"signature": signatures[adapter_id]} if adapter_id in signatures else {})
+            for adapter_id, digest in wanted.items()
+        ]
         await self._json("POST", wire.PINS, PINS_SECONDS, {"pins": pins})
 
-    async def probe(self, adapter_id: str, digest: str) -> dict[str, Any]:
+    async def probe(self, adapter_id: str, digest: str, signature: str | None) -> dict[str, Any]:
         """The engine's verdict on an adapter. Raises EngineUnavailable, EngineTimeout, and EngineRefused when it says
         why it gives none.
         """
         with self._translated():
             async with self._require_session().post(
                 self._base + wire.PROBE,
-                json={"id": adapter_id, "digest": digest},
+                json={"id": adapter_id, "digest": digest, "signature": signature},
                 timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS),
             ) as response:
                 if response.status >= 400:

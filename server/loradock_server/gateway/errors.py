@@ -8,11 +8,13 @@
     ├── RouteNotFound           404   no such path
     ├── TooLarge                413   body or upload over its limit
     ├── Conflict                409   it would break what is there
-    │   └── NameTaken                 an adapter may not have this name
+    │   ├── NameTaken                 an adapter may not have this name
+    │   └── OperationRuns             the same request is being worked on
     ├── ProbeFailed             422   the smoke probe found an adapter that must not be served
     ├── EngineRefused           any   the engine's own error, passed on
     ├── EngineTimeout           504   no complete answer within request_timeout
     ├── EngineUnavailable       503   no engine, or it died before it answered
+    ├── OperationLost           503   the gateway that worked on it died
     └── ShuttingDown            503   this gateway is draining
     ClientGone                        the client hung up; nobody is left to tell (counted as 499)
 
@@ -76,6 +78,10 @@ class NameTaken(Conflict):
     """The name belongs to something else."""
 
 
+class OperationRuns(Conflict):
+    """The same request, by its idempotency key, came before and is not over."""
+
+
 class ProbeFailed(GatewayError):
     """An adapter does nothing, or nothing sensible, on the live engine; its version has failed."""
 
@@ -99,6 +105,10 @@ class EngineTimeout(GatewayError):
 
 class EngineUnavailable(GatewayError):
     """No engine answered, or it died on the way."""
+
+
+class OperationLost(GatewayError):
+    """Nobody works on it any more; how far it got is not known."""
 
 
 class ShuttingDown(GatewayError):
@@ -127,9 +137,11 @@ TABLE: Mapping[type[BaseException], Rule] = {
     TooLarge: Rule(413, "too_large"),
     Conflict: Rule(409, "conflict"),
     NameTaken: Rule(409, "name_taken", param="name"),
+    OperationRuns: Rule(409, "operation_running", param="Idempotency-Key"),
     ProbeFailed: Rule(422, "probe_failed"),
     EngineTimeout: Rule(504, "engine_timeout", "server_error"),
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
+    OperationLost: Rule(503, "operation_lost", "server_error"),
     ShuttingDown: Rule(503, "shutting_down", "server_error"),
     core.InvalidName: Rule(400, "invalid_name", param="name"),
     core.AdapterRejected: Rule(422, "adapter_rejected"),

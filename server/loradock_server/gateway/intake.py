@@ -31,6 +31,10 @@ class Source(Protocol):
     def label(self) -> str:
         """What the version records as its source, final once fetched. Never a secret; with the revision if any."""
 
+    @property
+    def asked(self) -> str:
+        """How the request named it; "" for files that came with the request."""
+
     def fetched(self, progress: Progress) -> AbstractAsyncContextManager[Path]:
         """The folder with the files; what was made for it is gone when the block ends.
 
@@ -52,6 +56,10 @@ class Upload:
     @property
     def label(self) -> str:
         return "upload"
+
+    @property
+    def asked(self) -> str:
+        return ""
 
     @asynccontextmanager
     async def fetched(self, progress: Progress) -> AsyncIterator[Path]:

@@ -35,6 +35,10 @@ class Named:
     def label(self) -> str:
         return self._origin or "not fetched yet"
 
+    @property
+    def asked(self) -> str:
+        return self.source
+
     @asynccontextmanager
     async def fetched(self, progress: Progress) -> AsyncIterator[Path]:
         """Raises SourceRefused."""
@@ -87,6 +91,10 @@ class Stored:
     @property
     def label(self) -> str:
         return f"{STORED}{self.digest}"
+
+    @property
+    def asked(self) -> str:
+        return self.label
 
     @asynccontextmanager
     async def fetched(self, progress: Progress) -> AsyncIterator[Path]:

@@ -47,6 +47,6 @@ class PinKeeper:
             return
         self._told_at = time.monotonic()
         try:
-            await self._engine.pin(wanted)
+            await self._engine.pin(wanted, self._table.pin_signatures)
         except (EngineUnavailable, EngineTimeout) as error:
             _log.warning("the engine was not told of %d pins: %s", len(wanted), error)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from loradock_adapters.names import AdapterRef
+from loradock_adapters.signing import Signature
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import EngineRefused, EngineTimeout, EngineUnavailable, ProbeFailed
 from loradock_server.gateway.watch import EngineWatch
@@ -49,14 +50,14 @@ class SmokeProbe:
         if self._mode == "required" and not self._watch.state.ready:
             raise _required(self._watch.state.problem)
 
-    async def probe(self, ref: AdapterRef, digest: str) -> Probed:
+    async def probe(self, ref: AdapterRef, digest: str, signature: Signature | None) -> Probed:
         """Raises ProbeFailed for an adapter that must not be served, and EngineUnavailable when a probe is required
         and cannot be made.
         """
         if self._mode == "off":
             return Probed(False, "the probe is switched off (LORADOCK_SMOKE_PROBE)")
         try:
-            return await self._ask(ref, digest)
+            return await self._ask(ref, digest, signature)
         except ProbeFailed:
             with contextlib.suppress(EngineUnavailable, EngineTimeout):
                 await self._engine.unload(ref.id)
@@ -67,11 +68,11 @@ class SmokeProbe:
             _log.warning("%s is registered without a probe: %s", ref.id, error)
             return Probed(False, str(error))
 
-    async def _ask(self, ref: AdapterRef, digest: str) -> Probed:
+    async def _ask(self, ref: AdapterRef, digest: str, signature: Signature | None) -> Probed:
         if not self._watch.state.ready:
             raise EngineUnavailable(self._watch.state.problem or "the engine is not ready")
         try:
-            verdict = await self._engine.probe(ref.id, digest)
+            verdict = await self._engine.probe(ref.id, digest, None if signature is None else signature.text)
             problem, effect = verdict["problem"], verdict["effect"]
         except EngineRefused as error:
             if error.status == 422:  # the engine cannot load it, and never will

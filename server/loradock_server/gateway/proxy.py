@@ -106,6 +106,8 @@ class InferenceRoute:
         if target.ref is not None and target.digest is not None:
             headers[wire.ADAPTER] = target.ref.id
             headers[wire.DIGEST] = target.digest
+            if target.signature is not None:
+                headers[wire.SIGNATURE] = target.signature
         tracing.inject(headers, trace.set_span_in_context(exchange.span))
         body["model"] = target.model
         exchange.sent = True

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, Report, check_adapter
-from loradock_adapters.errors import BlobCorrupt, BlobMissing
+from loradock_adapters.errors import AdapterMalformed, BlobCorrupt, BlobMissing
 from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_adapters.peft_folder import PeftFolder
 from loradock_adapters.registry import Actor, Registry, Staged, VersionFacts
+from loradock_adapters.signing import read_signature
 from loradock_adapters.store import Store
 from loradock_server.gateway.errors import EngineUnavailable, NameTaken, ProbeFailed
 from loradock_server.gateway.probing import Probed, SmokeProbe
@@ -74,13 +75,15 @@ class Registrar:
         if alias is not None:
             validate_alias(alias)
         self._smoke.require_engine()
-        report, staged, digest = await asyncio.to_thread(self._take_in, name, folder, source, by, tell)
-        probed = await self._probe(staged, digest, by, tell)
+        report, staged, facts = await asyncio.to_thread(self._take_in, name, folder, source, by, tell)
+        probed = await self._probe(staged, facts, by, tell)
         await asyncio.to_thread(self._registry.versions.make_ready, staged.ref, by=by, alias=alias)
         await self._table.refresh()
-        return Registered(staged.ref, digest, staged.created, report, probed)
+        return Registered(staged.ref, facts.digest, staged.created, report, probed)
 
-    def _take_in(self, name: str, folder: Path, source: str, by: Actor, tell: Tell) -> tuple[Report, Staged, str]:
+    def _take_in(
+        self, name: str, folder: Path, source: str, by: Actor, tell: Tell
+    ) -> tuple[Report, Staged, VersionFacts]:
         tell(Stage.CHECKING, 0, None)
         report = check_adapter(folder, self._base, self._limits)
         report.raise_if_faulty()
@@ -88,6 +91,9 @@ class Registrar:
         tell(Stage.STORING, 0, report.size_bytes)
         peft = PeftFolder.read(folder)
         blob = self._store.put(folder, peft.files)
+        signature = read_signature(folder)
+        if signature is not None and not signature.holds_for(blob.digest):
+            raise AdapterMalformed("the files changed while they were read; register them again", where=str(folder))
         facts = VersionFacts(
             digest=blob.digest,
             size_bytes=blob.size_bytes,
@@ -96,6 +102,7 @@ class Registrar:
             base_digest=self._base.digest,
             source=source,
             manifest=dict(peft.manifest),
+            signature=signature,
         )
         versions = self._registry.versions
         staged = versions.stage(name, facts, by=by)
@@ -106,14 +113,14 @@ class Registrar:
             raise
         versions.verify(staged.ref, by=by)
         tell(Stage.STORING, blob.size_bytes, blob.size_bytes)
-        return report, staged, blob.digest
+        return report, staged, facts
 
-    async def _probe(self, staged: Staged, digest: str, by: Actor, tell: Tell) -> Probed:
+    async def _probe(self, staged: Staged, facts: VersionFacts, by: Actor, tell: Tell) -> Probed:
         if staged.ready:
             return Probed(False, f"these bytes are {staged.ref}, which was ready before")
         tell(Stage.PROBING, 0, 1)
         try:
-            probed = await self._smoke.probe(staged.ref, digest)
+            probed = await self._smoke.probe(staged.ref, facts.digest, facts.signature)
         except (ProbeFailed, EngineUnavailable) as error:
             await asyncio.to_thread(self._registry.versions.fail, staged.ref, str(error), by=by)
             await self._table.refresh()

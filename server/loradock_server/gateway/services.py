@@ -15,6 +15,7 @@ from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator, Caller
 from loradock_server.gateway.background import Background
 from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.table import RoutingTable
@@ -42,6 +43,7 @@ class Services:
     metrics: GatewayMetrics
     tracer: Tracer
     background: Background
+    operations: Operations
 
     async def admin(self, request: Request) -> None:
         """A FastAPI dependency: lets admins in and leaves `request.state.caller`. Raises InvalidKey, MissingScope."""

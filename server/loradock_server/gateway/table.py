@@ -35,11 +35,12 @@ class Target:
     ref: AdapterRef | None = None
     digest: str | None = None
     alias: str | None = None
+    signature: str | None = None
 
 
 class RoutingTable:
     """The names this gateway serves right now. `pins`: the live versions to be kept in memory, id to digest, those that
-    were pinned first at the front.
+    were pinned first at the front; `pin_signatures`: id to signature, of those that have one.
     """
 
     def __init__(self, registry: Registry, base: BaseModel, base_name: str) -> None:
@@ -48,6 +49,7 @@ class RoutingTable:
         self.base_name = base_name
         self.catalogue = Catalogue()
         self.pins: Mapping[str, str] = {}
+        self.pin_signatures: Mapping[str, str] = {}
         self.on_change: list[Callable[[], None]] = []
         self._routes: dict[str, Route | None] = {}
         self._reading = asyncio.Lock()
@@ -71,7 +73,7 @@ class RoutingTable:
             raise ModelNotFound(f"model {_shown(model)} does not exist: {error}") from error
         if reason := self.why_not_served(record):
             raise ModelNotFound(f"model {_shown(model)} {reason}")
-        return Target(record.ref.id, record.ref, record.digest, route.alias)
+        return Target(record.ref.id, record.ref, record.digest, route.alias, _signature(record))
 
     def _route(self, model: str) -> Route | None:
         """None is the way to the base model."""
@@ -100,17 +102,19 @@ class RoutingTable:
         async with self._reading:
             catalogue = await asyncio.to_thread(self._registry.catalogue, self.catalogue)
             self.catalogue = catalogue
-            self.pins = dict(self._pins())
+            pins = tuple(self._pins())
+            self.pins = {record.ref.id: record.digest for record in pins}
+            self.pin_signatures = {r.ref.id: signature for r in pins if (signature := _signature(r)) is not None}
             self._routes.clear()
         for tell in self.on_change:
             tell()
 
-    def _pins(self) -> Iterator[tuple[str, str]]:
+    def _pins(self) -> Iterator[VersionRecord]:
         since = {name: adapter.pinned_at for name, adapter in self.catalogue.adapters.items() if adapter.pinned_at}
         for name in sorted(since, key=lambda name: (since[name], name)):
             for live in self.catalogue.adapters[name].live:
                 if self.why_not_served(live) is None:
-                    yield live.ref.id, live.digest
+                    yield live
 
     async def follow(self) -> None:
         """Follow the registry until cancelled. While it cannot be read, the last known names go on being served."""
@@ -126,6 +130,10 @@ class RoutingTable:
                     if not failing:
                         _log.error("the registry cannot be read; serving the last known names: %s", error)
                     failing = True
+
+
+def _signature(record: VersionRecord) -> str | None:
+    return None if record.signature is None else record.signature.text
 
 
 def _shown(model: str) -> str:

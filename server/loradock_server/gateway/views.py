@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from loradock_adapters.names import LIVE
-from loradock_adapters.registry import AdapterRecord, AliasRecord, AuditEvent, KeyRecord, VersionRecord
+from loradock_adapters.registry import (
+    AdapterRecord,
+    AliasRecord,
+    AuditEvent,
+    KeyRecord,
+    Operation,
+    OperationState,
+    VersionRecord,
+)
+from loradock_adapters.signing import Signature, TrustedKey, signer_of
 from loradock_server.gateway.watch import EngineState
 
 # From nearest to the processor to furthest.
@@ -18,12 +27,16 @@ _TIERS = {"slot": 0, "memory": 1, "disk": 2}
 WhyNotServed = Callable[[VersionRecord], str | None]
 
 
-def adapter_view(adapter: AdapterRecord, engine: EngineState, why_not_served: WhyNotServed) -> dict[str, Any]:
+def adapter_view(
+    adapter: AdapterRecord, engine: EngineState, why_not_served: WhyNotServed, trusted: Iterable[TrustedKey] = ()
+) -> dict[str, Any]:
     """An adapter with its versions, oldest first, and what these come to together: the nearest tier, bytes in memory,
     requests in flight, the last use. `residency` maps ids in the engine's memory to their tier, `aliases` names to a
     version number or, when traffic is split, to weights by version.
     """
-    versions = [version_view(adapter, record, engine, why_not_served) for _, record in sorted(adapter.versions.items())]
+    versions = [
+        version_view(adapter, record, engine, why_not_served, trusted) for _, record in sorted(adapter.versions.items())
+    ]
     return {
         "object": "adapter",
         "name": adapter.name,
@@ -43,10 +56,15 @@ def adapter_view(adapter: AdapterRecord, engine: EngineState, why_not_served: Wh
 
 
 def version_view(
-    adapter: AdapterRecord, record: VersionRecord, engine: EngineState, why_not_served: WhyNotServed
+    adapter: AdapterRecord,
+    record: VersionRecord,
+    engine: EngineState,
+    why_not_served: WhyNotServed,
+    trusted: Iterable[TrustedKey] = (),
 ) -> dict[str, Any]:
     """One version. `tier` is slot (it may run), memory or disk, `residency` the same but null for disk; `bytes` is what
-    it takes in memory, `size_bytes` on disk. The pin is the live version's.
+    it takes in memory, `size_bytes` on disk. The pin is the live version's. `signature` names the signer, if `trusted`
+    knows the key.
     """
     resident: Mapping[str, Any] = engine.adapters.get(record.ref.id, {})
     aliases = adapter.aliases_of(record.ref.version)
@@ -77,6 +95,7 @@ def version_view(
         "last_used": _moment(resident.get("last_used")),
         "pinned": pinned,
         "pin_problem": _pin_problem(record, engine, why_not_served) if pinned else None,
+        "signature": record.signature and _signature(record.signature, trusted),
         "manifest": dict(record.manifest),
     }
 
@@ -111,6 +130,31 @@ def event_view(event: AuditEvent) -> dict[str, Any]:
     }
 
 
+def operation_view(operation: Operation) -> dict[str, Any]:
+    """An operation. `done` of `total` (null: unknown) are of its stage: bytes, or probes. Once it is over: `status` as
+    HTTP's, and `result` or `error` as somebody who waited would have got them.
+    """
+    answer = operation.answer or {}
+    body = answer.get("body") or {}
+    return {
+        "object": "operation",
+        "id": operation.id,
+        "kind": operation.kind,
+        "adapter": operation.adapter,
+        "state": operation.state.value,
+        "stage": operation.stage or None,
+        "done": operation.done,
+        "total": operation.total,
+        "created_at": operation.created_at.isoformat(),
+        "created_by": operation.actor.name,
+        "updated_at": operation.updated_at.isoformat(),
+        "finished_at": operation.finished_at and operation.finished_at.isoformat(),
+        "status": answer.get("status"),
+        "result": body if operation.state is OperationState.SUCCEEDED else None,
+        "error": body.get("error") if operation.state is OperationState.FAILED else None,
+    }
+
+
 def key_view(key: KeyRecord) -> dict[str, Any]:
     """An API key without its secret."""
     return {
@@ -122,6 +166,11 @@ def key_view(key: KeyRecord) -> dict[str, Any]:
         "created_at": key.created_at.isoformat(),
         "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
     }
+
+
+def _signature(signature: Signature, trusted: Iterable[TrustedKey]) -> dict[str, str | None]:
+    signer = signer_of(signature, trusted)
+    return {"public_key": signature.key_text, "signature": signature.value_text, "signer": signer}
 
 
 def _nearest(tiers: Iterable[str]) -> str:

@@ -28,9 +28,10 @@ from tests.adapters.corpus.damaged import DAMAGED
 from tests.adapters.corpus.delta import served_delta, weights
 from tests.adapters.corpus.good import GOOD
 from tests.adapters.corpus.other_methods import OTHER_METHODS
+from tests.adapters.corpus.signed import SIGNED
 from tests.adapters.corpus.world import World, build_world
 
-CORPUS = (*GOOD, *OTHER_METHODS, *DAMAGED)
+CORPUS = (*GOOD, *OTHER_METHODS, *DAMAGED, *SIGNED)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, about what these adapters are
 

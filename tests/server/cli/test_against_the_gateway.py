@@ -250,6 +250,9 @@ def test_a_version_is_pulled_and_what_came_can_be_registered_again(loradock: Run
     for alpha, flags in ((4, ()), (8, ("--alias", "canary"))):
         folder = write_adapter(tmp_path / f"a{alpha}", config=lora_config(lora_alpha=alpha))
         (folder / "manifest.json").write_text(json.dumps({"recipe": {"alpha": alpha}}))
+        if alpha == 8:
+            assert loradock("adapters", "keygen", "me.key", "--name", "me").exit_code == 0
+            assert loradock("adapters", "sign", str(folder), "--key", "me.key").exit_code == 0
         assert loradock("adapters", "register", "bot", str(folder), *flags).exit_code == 0
 
     pulled = said(loradock("adapters", "pull", "bot@canary", "out/canary", "--json"))

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits
+from loradock_adapters.signing import TrustedKey, sign_digest
 from loradock_adapters.store import Blob, FolderStore
 from loradock_server.engine.artifacts import StoredArtifacts
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit
-from tests.adapters.making import lora_tensors, write_adapter, write_base
+from tests.adapters.making import lora_config, lora_tensors, write_adapter, write_base
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -97,3 +99,26 @@ def test_a_stored_adapter_that_cannot_be_served_is_refused_with_the_reason(
 def test_what_is_no_digest_is_not_looked_for(digest: str, artifacts: StoredArtifacts) -> None:
     with pytest.raises(AdapterGone, match="is no digest"):
         artifacts.fetch(digest)
+
+
+def test_where_signatures_are_demanded_only_signed_bytes_leave_the_store(tmp_path: Path, store: FolderStore) -> None:
+    base = BaseModel.read(write_base(tmp_path))
+    blob = store.put(write_adapter(tmp_path / "adapter"), FILES)
+    other = store.put(write_adapter(tmp_path / "other", config=lora_config(lora_alpha=9)), FILES)
+    trainer, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    trusted = TrustedKey("trainer", trainer.public_key().public_bytes_raw())
+    artifacts = StoredArtifacts(store, base, Limits(max_rank=4, require_signature=True, trusted_keys=(trusted,)))
+
+    refused: tuple[tuple[str, ...], ...] = (
+        (),
+        ("", "rubbish", "AAAA.AAAA"),
+        (sign_digest(blob.digest, stranger).text,),
+        (sign_digest(other.digest, trainer).text,),
+    )
+    for signatures in refused:
+        with pytest.raises(AdapterUnfit, match="no signature of trainer"):
+            artifacts.fetch(blob.digest, signatures)
+    good = sign_digest(blob.digest, trainer).text
+    assert artifacts.fetch(blob.digest, (*refused[2], good)) == store.path(blob.digest)
+    with pytest.raises(AdapterUnfit):
+        artifacts.fetch(blob.digest)  # asked again without: no verdict is kept about this

@@ -20,6 +20,7 @@ from loradock_server.engine.limits import MemoryLimits
 from loradock_server.engine.pins import Pins
 from loradock_server.engine.replies import Receive, Scope, Send
 from loradock_server.engine.residency import AdapterUnfit
+from loradock_server.engine.signatures import Signatures
 from loradock_server.engine.usage import UsageFeed
 
 TOKEN = {wire.TOKEN: "secret"}
@@ -66,8 +67,10 @@ class World:
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], rules: Rules | None = None) -> None:
         self.engine, self.residency, self.feed = Engine(), FakeResidency(), UsageFeed()
+        self.signatures = Signatures()
         internal = Internal(
             residency=self.residency,  # type: ignore[arg-type]
+            signatures=self.signatures,
             feed=self.feed,
             generation="g",
             describe=lambda: {"ready": True},
@@ -85,6 +88,7 @@ class World:
             feed=self.feed,
             internal=internal,
             health=self.engine,
+            signatures=self.signatures,
             answered=lambda adapter, queue: self.queued.append((adapter, queue)),
         )
         transport = httpx.ASGITransport(app=self.guard)

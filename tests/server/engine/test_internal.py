@@ -15,6 +15,7 @@ from loradock_server.engine.internal import Internal
 from loradock_server.engine.limits import MemoryLimits
 from loradock_server.engine.observer import EngineObserver
 from loradock_server.engine.residency import Residency
+from loradock_server.engine.signatures import Signatures
 from loradock_server.engine.usage import UsageFeed
 from tests.server.engine.residency_world import FakeEngine, digest_of, settled, use
 
@@ -26,9 +27,11 @@ class World:
         self.engine = FakeEngine()
         observer = EngineObserver(label_limit)
         self.residency = Residency(self.engine, self.engine, observer, limits=MemoryLimits(6, 1000, 2))
+        self.signatures = Signatures()
         self.admission = Admission(Rules(), places=2, seats=4)
         internal = Internal(
             residency=self.residency,
+            signatures=self.signatures,
             feed=UsageFeed(),
             generation="g",
             describe=lambda: {"ready": True},

@@ -18,6 +18,7 @@ from loradock_server.engine.observer import EngineObserver
 from loradock_server.engine.probe import BASE_ROWS, ROUNDS, TOKENS, Probe, fixed_prompt
 from loradock_server.engine.residency import Residency
 from loradock_server.engine.selftest import Answer, Row
+from loradock_server.engine.signatures import Signatures
 from loradock_server.engine.usage import UsageFeed
 from tests.server.engine.residency_world import FakeEngine, digest_of, ids
 
@@ -58,6 +59,7 @@ class World:
         self.model = ScriptedModel(self.residency)
         internal = Internal(
             residency=self.residency,
+            signatures=Signatures(),
             feed=UsageFeed(),
             generation="g",
             describe=lambda: {"ready": True},

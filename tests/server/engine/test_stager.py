@@ -16,8 +16,10 @@ pytest.importorskip("torch")
 import torch
 
 from loradock_adapters.base_model import BaseModel
+from loradock_adapters.signing import make_key, read_key, sign_digest
 from loradock_adapters.store import Blob, FolderStore
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit
+from loradock_server.engine.signatures import Signatures
 from loradock_server.engine.stager import NICENESS, Stager, StagerGone, StagerOrder
 from loradock_server.engine.staging import Layer, Plan, Slice, unstage
 from tests.adapters.making import lora_tensors, write_adapter, write_base
@@ -114,3 +116,23 @@ def test_a_process_that_does_not_answer_is_given_up_and_its_client_told_to_retry
         stager.fetch(blob.digest)  # no interpreter starts that fast
     assert time.monotonic() - began < 5
     stager.close()
+
+
+def test_it_reads_only_what_a_trusted_key_signed_where_that_is_demanded(
+    store: FolderStore, base: BaseModel, blob: Blob, tmp_path: Path
+) -> None:
+    trainer = make_key(tmp_path / "trainer.key", "trainer")
+    signatures = Signatures()
+    stager = Stager(
+        StagerOrder(
+            str(store.root), str(base.folder), 64, 1 << 30, require_signature=True, trusted_keys=(trainer.text,)
+        ),
+        signatures=signatures,
+    )
+    try:
+        with pytest.raises(AdapterUnfit, match="trainer"):
+            stager.fetch(blob.digest)
+        signatures.note(blob.digest, sign_digest(blob.digest, read_key(tmp_path / "trainer.key")).text)
+        assert stager.fetch(blob.digest) == store.path(blob.digest)
+    finally:
+        stager.close()

@@ -284,6 +284,8 @@ def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> N
         ("PUT", "/admin/adapters/poet/aliases/live"),
         ("POST", "/admin/adapters/poet/aliases/live/rollback"),
         ("DELETE", "/admin/adapters/poet/aliases/live"),
+        ("GET", "/admin/operations"),
+        ("GET", "/admin/operations/op-1"),
         ("GET", "/admin/audit"),
         ("POST", "/admin/gc"),
         ("GET", "/admin/keys"),
