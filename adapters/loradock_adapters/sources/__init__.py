@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loradock_adapters.errors import SourceInvalid
 from loradock_adapters.sources.allowed import AllowList
-from loradock_adapters.sources.archive import SUFFIXES, has_archive_name, unpack
+from loradock_adapters.sources.archive import SUFFIXES, check_sha256, has_archive_name, unpack
 from loradock_adapters.sources.limits import SourceLimits
 from loradock_adapters.sources.local import local_source
 from loradock_adapters.sources.transfer import Progress, Transfer, unheard
-from loradock_adapters.sources.uri import SourceUri, parse_uri, scheme_of
+from loradock_adapters.sources.uri import HUB, WEB, SourceUri, parse_uri, scheme_of
 
 __all__ = [
     "SUFFIXES",
@@ -88,4 +87,23 @@ def fetched(
 
 
 def _fetch(uri: SourceUri, rules: SourceRules, transfer: Transfer, scratch: Path) -> Fetched:
-    raise SourceInvalid(f"the source {transfer.what} cannot be used", f"{uri.scheme}:// is not known here", "")
+    # Imported when asked for: a gateway that fetches nothing starts without these libraries.
+    if uri.scheme == HUB:
+        from loradock_adapters.sources.hub import fetch_from_hub
+
+        folder, origin = fetch_from_hub(uri, scratch, transfer, pickles=rules.pickles)
+        return Fetched(folder, origin)
+    if uri.scheme in WEB:
+        from loradock_adapters.sources.web import download
+
+        found = scratch / "archive"
+        download(uri, found, rules.allowed, transfer)
+    else:
+        from loradock_adapters.sources.buckets import fetch_from_bucket
+
+        found = fetch_from_bucket(uri, scratch, transfer, pickles=rules.pickles)
+    if found.is_file():
+        if uri.sha256 is not None:
+            check_sha256(found, uri.sha256)
+        found = unpack(found, scratch / "unpacked", rules.limits)
+    return Fetched(found, str(uri))

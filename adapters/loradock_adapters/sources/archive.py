@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from io import BufferedReader
 from pathlib import Path
@@ -50,6 +51,14 @@ def unpack(archive: Path, into: Path, limits: SourceLimits) -> Path:
         else:
             raise refused(f"it begins with {start[:4]!r}", "only tar, tar.gz and zip are taken")
     return adapter_folder(into)
+
+
+def check_sha256(archive: Path, expected: str) -> None:
+    """Raises ArchiveRefused for other bytes."""
+    with open_regular(archive) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise refused(f"its sha256 is {found}", f"its address says {expected}", "find out which of them is right")
 
 
 def _start(file: BufferedReader) -> bytes:

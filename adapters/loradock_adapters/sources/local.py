@@ -16,9 +16,13 @@ def local_source(source: str, roots: tuple[Path, ...] | None) -> Path:
     path = Path(source) if roots is not None else Path(source).expanduser()
     if roots is not None:
         path = _below(source, roots)
-    if path.is_dir() or (path.is_file() and has_archive_name(path.name)):
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # a name too long, a zero byte
+        there = False
+    if there and (path.is_dir() or (path.is_file() and has_archive_name(path.name))):
         return path
-    if path.exists():
+    if there:
         raise SourceMissing(
             f"{ascii(source[:200])} is no folder and no archive",
             f"archives end in {', '.join(SUFFIXES)}",

@@ -46,13 +46,18 @@ class Transfer:
     def advance(self, count: int) -> None:
         """So many bytes more are here. Raises SourceTooLarge, SourceUnavailable."""
         self.done += count
-        self._judge(self.done)
         self.check()
+        self._judge(self.done)
         self.progress(self.done, self.total)
 
     def rewind(self, to: int) -> None:
         """A part has to come again."""
         self.done = to
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not beyond the end. Raises SourceUnavailable."""
+        self.stop.wait(min(seconds, self.seconds_left))
+        self.check()
 
     @property
     def seconds_left(self) -> float:

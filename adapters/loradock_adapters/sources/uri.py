@@ -18,6 +18,7 @@ _LONGEST = 4096
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)  # one letter is a drive, not a scheme
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _AUTHORITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_USER = re.compile(r"//[^/]*@")
 _SHA256 = re.compile(r"sha256=([0-9a-f]{64})")
 _EXAMPLES = "as in hf://org/repo@revision, https://host/adapter.tar.gz or s3://bucket/folder"
 # fsspec's ways to put one file system inside another, and to this machine's own files.
@@ -108,6 +109,8 @@ def _parse(text: str, *, whole: bool) -> SourceUri:
     try:
         parts = urlsplit(text)
         authority = _web_authority(text, scheme) if scheme in WEB and parts.netloc else parts.netloc
+    except SourceInvalid:
+        raise
     except ValueError as error:
         raise _invalid(text, str(error), _EXAMPLES) from error
     if scheme not in WEB and authority and not _AUTHORITY.fullmatch(authority):
@@ -136,7 +139,7 @@ def _parse(text: str, *, whole: bool) -> SourceUri:
 def _web_authority(text: str, scheme: str) -> str:
     parts = urlsplit(text)
     if "@" in parts.netloc:
-        raise _invalid(scheme + "://…", "it holds a user or a password, which would end up in logs", "leave them out")
+        raise _invalid(text, "it holds a user or a password, which would end up in logs", "leave them out")
     host, port = parts.netloc.lower(), parts.port
     host = host.rpartition(":")[0] if port is not None or host.endswith(":") else host
     if not _HOST.fullmatch(host) or ".." in host:
@@ -154,4 +157,5 @@ def _segment(part: str, scheme: str, text: str) -> str:
 
 def _invalid(text: str, limit: str, fix: str) -> SourceInvalid:
     # A query may be a signature, and what comes before @ a password.
-    return SourceInvalid(f"the source {ascii(text.partition('?')[0][:200])} cannot be used", limit, fix)
+    harmless = _USER.sub("//…@", text.partition("?")[0])[:200]
+    return SourceInvalid(f"the source {ascii(harmless)} cannot be used", limit, fix)

@@ -93,6 +93,21 @@ class AdaptersGroup(LazyGroup):
                 loradock adapters retire support-bot@1
             """),
         ),
+        "operations": Lazy(
+            "loradock_server.cli.operations:operations",
+            "List registrations that run, or ran, in the background.",
+            examples=examples("""
+                loradock adapters operations
+            """),
+        ),
+        "operation": Lazy(
+            "loradock_server.cli.operations:operation",
+            "Show how far one of them is, or how it ended.",
+            examples=examples("""
+                loradock adapters operation op-0c6f2a91d3b84e57
+                loradock adapters operation op-0c6f2a91d3b84e57 --wait
+            """),
+        ),
         "pull": Lazy(
             "loradock_server.cli.pull:pull",
             "Export a version into a new folder, with its manifest.",

@@ -17,6 +17,8 @@ from rich.text import Text
 from loradock_server.cli.client import AdminClient, adapter_path
 from loradock_server.cli.connection import Connection
 from loradock_server.cli.errors import NotDone
+from loradock_server.cli.follow import followed
+from loradock_server.cli.output import Output
 from loradock_server.cli.upload import open_adapter
 from loradock_server.engine.supervisor import Supervisor
 
@@ -44,18 +46,25 @@ class Steps:
 class Greeting:
     """From the first healthy answer to the lines that a newcomer can paste."""
 
-    def __init__(self, connection: Connection, steps: Steps, engine_log: Path, supervisor: Supervisor) -> None:
+    def __init__(
+        self, connection: Connection, steps: Steps, engine_log: Path, supervisor: Supervisor, *, engine_first: bool
+    ) -> None:
+        """`engine_first`: nothing can be registered without an engine."""
         self._connection = connection
         self._steps = steps
         self._engine_log = engine_log
         self._supervisor = supervisor
+        self._engine_first = engine_first
 
     async def run(self, adapters_from: Path | None) -> None:
         """Raises CommandError when an adapter is refused or the engine cannot start."""
-        for name, folder in await asyncio.to_thread(example_adapters, adapters_from):
-            self._steps.done(await asyncio.to_thread(register, self._connection, name, folder))
+        adapters = await asyncio.to_thread(example_adapters, adapters_from)
         headers = {"authorization": f"Bearer {self._connection.key}"}
         async with httpx.AsyncClient(base_url=self._connection.url, headers=headers, trust_env=False) as client:
+            if self._engine_first:
+                await self._until_ready(client)
+            for name, folder in adapters:
+                self._steps.done(await asyncio.to_thread(register, self._connection, name, folder))
             await self._until_ready(client)
             self._steps.done("engine ready")
             models = (await client.get("/v1/models")).json()["data"]
@@ -108,7 +117,8 @@ def example_adapters(folder: Path | None) -> list[tuple[str, Path]]:
 def register(connection: Connection, name: str, folder: Path) -> str:
     """Upload a PEFT folder as a version of `name`; returns a line about it. Raises CommandError."""
     with AdminClient(connection) as client, open_adapter(folder) as adapter:
-        said = client.upload(f"{adapter_path(name)}/versions", adapter.parts(lambda count: None))
+        target = f"{adapter_path(name)}/versions"
+        said = followed(client, client.upload(target, adapter.parts(lambda count: None)), Output(as_json=True))
     verb = "registered" if said["created"] else "is registered"
     return f"adapter {said['id']} {verb} (sha256 {str(said['digest'])[:12]})"
 

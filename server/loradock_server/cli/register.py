@@ -17,9 +17,10 @@ from loradock_adapters.peft_folder import SIGNATURE_FILE, list_adapter_files
 from loradock_adapters.signing import read_key
 from loradock_adapters.sources import SourceLimits
 from loradock_server.cli.answers import object_in
-from loradock_server.cli.client import UPLOAD_TIMEOUT, AdminClient, adapter_path
+from loradock_server.cli.client import AdminClient, adapter_path
 from loradock_server.cli.connection import KEY_VARIABLE, Connection, find_connection
 from loradock_server.cli.errors import JsonObject, ServerRefused, Unreadable
+from loradock_server.cli.follow import followed
 from loradock_server.cli.options import AdapterName, AsJson, ServerUrl
 from loradock_server.cli.output import Output, answering, fields
 from loradock_server.cli.sources import SOURCE_HELP, folder_of, is_archive, is_uri, transfer_bar
@@ -63,7 +64,7 @@ def register(
 
     A path is uploaded. A URI is fetched by the server, if its LORADOCK_SOURCE_PREFIXES open it. The same bytes
     again make no new version. Running requests finish on the version they began with, the next one gets the new
-    version.
+    version. What takes long goes on in the server when this command is broken off: loradock adapters operations.
     """
     with answering(as_json) as output:
         if sign is not None and (on_server or is_archive(source) or (is_uri(source) and not fetch_here)):
@@ -76,13 +77,13 @@ def register(
         connection = find_connection(url)
         with AdminClient(connection) as client:
             if on_server or (is_uri(source) and not fetch_here):
-                answer = _named(client, target, source)
+                answer = _named(client, target, source, output)
             elif is_archive(source):
                 with open_archive(Path(source)) as archive:
                     answer = _upload(client, target, archive, output)
             else:
                 with folder_of(source, _FETCH_LIMITS, output) as folder, open_adapter(folder, key) as files:
-                    known = _known(client, target, folder, files)
+                    known = _known(client, target, folder, files, output)
                     answer = _upload(client, target, files, output) if known is None else known
         output.document(answer)
         _tell(answer, connection, output)
@@ -94,11 +95,11 @@ def _query(alias: str, no_promote: bool) -> str:
     return "" if alias == LIVE else f"?{urlencode({'alias': alias})}"
 
 
-def _named(client: AdminClient, target: str, source: str) -> JsonObject:
-    return client.post(target, {"source": source}, timeout=UPLOAD_TIMEOUT)
+def _named(client: AdminClient, target: str, source: str, output: Output) -> JsonObject:
+    return followed(client, client.submit(target, {"source": source}), output)
 
 
-def _known(client: AdminClient, target: str, folder: Path, files: AdapterFiles) -> JsonObject | None:
+def _known(client: AdminClient, target: str, folder: Path, files: AdapterFiles, output: Output) -> JsonObject | None:
     """Register large bytes by their digest, if the server has them already; None if they must be sent, as a
     signature must.
     """
@@ -106,7 +107,7 @@ def _known(client: AdminClient, target: str, folder: Path, files: AdapterFiles) 
         return None
     names, _ = list_adapter_files(folder)
     try:
-        return _named(client, target, f"sha256:{folder_digest(folder, names)}")
+        return _named(client, target, f"sha256:{folder_digest(folder, names)}", output)
     except ServerRefused as error:
         if error.body.get("code") == "digest_unknown":
             return None
@@ -122,7 +123,8 @@ def _upload(client: AdminClient, target: str, files: AdapterFiles, output: Outpu
             sent += count
             progress(sent, files.size_bytes)
 
-        return client.upload(target, files.parts(advance))
+        answer = client.upload(target, files.parts(advance))
+    return followed(client, answer, output)
 
 
 def _warnings(answer: JsonObject) -> list[object]:
@@ -130,11 +132,22 @@ def _warnings(answer: JsonObject) -> list[object]:
     return found if isinstance(found, list) else []
 
 
+def _probe(answer: JsonObject) -> dict[str, str]:
+    """How the smoke probe went, if the server says so."""
+    probe = object_in(answer, "probe")
+    if not probe:
+        return {}
+    if probe.get("result") != "passed":
+        return {"probe": f"not probed: {probe.get('reason')}"}
+    effect = probe.get("effect")
+    return {"probe": "passed" + (f", moves a logprob by {effect:.3g}" if isinstance(effect, float) else "")}
+
+
 def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
     ref = cell(answer.get("id"))
     output.say(f"registered {ref}" if answer.get("created", True) else f"unchanged: these bytes are already {ref}")
     facts = {"digest": f"sha256:{answer.get('digest')}", "aliases": answer.get("aliases")}
-    output.say(fields(facts | {"server": connection.url}))
+    output.say(fields(facts | _probe(answer) | {"server": connection.url}))
     for warning in _warnings(answer):
         output.say(f"warning: {cell(warning)}")
     key = f"$(cat {connection.key_file})" if connection.key_file else f"${KEY_VARIABLE}"

@@ -67,7 +67,9 @@ async def serve_together(settings: Settings, adapters_from: Path | None, stop: a
 
             connection = Connection(here.url, local_key, "this server", settings.run_dir / KEY_FILE)
             with server_file(settings, connection):
-                greeting = Greeting(connection, steps, engine_log, supervisor)
+                greeting = Greeting(
+                    connection, steps, engine_log, supervisor, engine_first=settings.smoke_probe == "required"
+                )
                 greeted = asyncio.create_task(greeting.run(adapters_from), name="greeting")
                 stopped = asyncio.create_task(stop.wait(), name="stop")
                 try:

@@ -297,3 +297,30 @@ def test_what_cannot_be_pulled_says_why_and_leaves_nothing(
         result = loradock("adapters", "pull", asked, out)
         assert (result.exit_code, says in result.stderr) == (code, True), (asked, out, result.stderr)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a4", "a8", "home", "taken", "tiny"]
+
+
+def test_a_registration_is_an_operation_that_can_be_looked_at_later(
+    loradock: Run, gateway: str, tmp_path: Path
+) -> None:
+    assert loradock("adapters", "operations").stdout == "no operations\n"
+    assert loradock("adapters", "register", "support-bot", str(write_adapter(tmp_path / "good"))).exit_code == 0
+    bad = write_adapter(tmp_path / "bad", config=lora_config(use_dora=True))
+    refused = loradock("adapters", "register", "support-bot", str(bad))
+    assert refused.exit_code == 1
+    assert "dora" in refused.stderr
+
+    failed, done = said(loradock("adapters", "operations", "--json"))["data"]
+    assert [operation["state"] for operation in (done, failed)] == ["succeeded", "failed"]
+    rows = loradock("adapters", "operations").stdout.splitlines()[1:3]
+    assert ["adapter_rejected" in rows[0], "support-bot@1" in rows[1]] == [True, True]
+    older = said(loradock("adapters", "operations", "--after", failed["id"], "--json"))["data"]
+    assert [operation["id"] for operation in older] == [done["id"]]
+
+    shown = loradock("adapters", "operation", done["id"])
+    assert "support-bot@1" in shown.stdout
+    assert "try: loradock adapters show support-bot" in shown.stdout
+    faults = loradock("adapters", "operation", failed["id"])
+    assert (faults.exit_code, "dora" in faults.stdout) == (0, True)
+    assert loradock("adapters", "operation", failed["id"], "--wait").exit_code == 1
+    unknown = loradock("adapters", "operation", "../keys")
+    assert (unknown.exit_code, "no operation" in unknown.stderr or "no route" in unknown.stderr) == (1, True)
