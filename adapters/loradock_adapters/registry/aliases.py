@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from loradock_adapters.errors import AdapterConflict, AliasNotFound, VersionNotFound
+from loradock_adapters.errors import AdapterConflict, AliasNotFound
 from loradock_adapters.names import LIVE, AdapterRef, validate_alias
 from loradock_adapters.registry.audit import Action, Actor, note
 from loradock_adapters.registry.conditions import IfMatch
@@ -21,6 +21,7 @@ from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.rows import require_adapter, require_version, touch
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
+from loradock_adapters.registry.steps import split_at, way_back
 from loradock_adapters.registry.tables import AliasRow, AliasStepRow, AliasTargetRow, VersionRow
 
 
@@ -45,30 +46,22 @@ class AliasTable:
         return moved
 
     def rollback(self, name: str, alias: str = LIVE, *, by: Actor, if_match: IfMatch | None = None) -> Split:
-        """Back to where the alias pointed before; done again, one step further back.
+        """Back to where the alias pointed before; done again, one step further back. Targets of which a version cannot
+        answer any more are passed over.
 
         Raises InvalidName, AdapterNotFound, AliasNotFound, ChangedMeanwhile, and AdapterConflict when there is no
-        earlier target or it cannot answer any more.
+        earlier target that can answer.
         """
         validate_alias(alias)
         with self._database.write() as session:
             require_adapter(session, name)
             _require_match(session, name, alias, if_match)
             row = _require_alias(session, name, alias)
-            parent = session.get_one(AliasStepRow, (name, alias, row.step)).parent
-            if parent is None:
-                raise AdapterConflict(
-                    f"{name}@{alias} has pointed to nothing else before; "
-                    f"name a version: loradock adapters promote {name} VERSION --alias {alias}"
-                )
-            before, after = split_at(session, name, alias, row.step), split_at(session, name, alias, parent)
-            if not after.parts:
-                raise AdapterConflict(f"where {name}@{alias} pointed before is lost; name a version to promote")
-            try:
-                _require_ready(session, name, after)
-            except VersionNotFound as error:  # what was asked for is there; where it led is not
-                raise AdapterConflict(f"{name}@{alias} cannot go back: {error}; name a version to promote") from error
-            row.step = parent
+            back = way_back(session, row, lambda version: _is_ready(session, name, version))
+            if back.step is None or back.split is None:
+                raise AdapterConflict(_no_way_back(session, name, alias, back.passed))
+            before, after = split_at(session, name, alias, row.step), back.split
+            row.step = back.step
             _mark(session, row, by)
             note(
                 session,
@@ -160,16 +153,6 @@ def pointing_to(session: Session, ref: AdapterRef) -> list[str]:
     return sorted(found)
 
 
-def split_at(session: Session, name: str, alias: str, step: int) -> Split:
-    """Where an alias pointed at one of its steps."""
-    rows = session.scalars(
-        select(AliasTargetRow)
-        .where(AliasTargetRow.name == name, AliasTargetRow.alias == alias, AliasTargetRow.step == step)
-        .order_by(AliasTargetRow.version)
-    )
-    return Split(tuple((row.version, row.weight) for row in rows))
-
-
 def _at_its_step() -> Any:
     return (
         (AliasTargetRow.name == AliasRow.name)
@@ -205,6 +188,21 @@ def _require_match(session: Session, name: str, alias: str, if_match: IfMatch | 
         if_match.require(f"{name}@{alias}", None, None)
     else:
         if_match.require(f"{name}@{alias}", row.revision, _state(session, row))
+
+
+def _no_way_back(session: Session, name: str, alias: str, passed: tuple[Split, ...]) -> str:
+    promote = f"name a version: loradock adapters promote {name} VERSION --alias {alias}"
+    if not passed:
+        return f"{name}@{alias} has pointed to nothing else before; {promote}"
+    versions = sorted({version for split in passed for version in split.versions}, reverse=True)
+    lost = [version for version in versions if not _is_ready(session, name, version)]
+    states = ", ".join(f"{AdapterRef(name, version)} is {_state_of(session, name, version)}" for version in lost[:10])
+    return f"nothing to which {name}@{alias} pointed before can answer any more ({states or 'lost'}); {promote}"
+
+
+def _state_of(session: Session, name: str, version: int) -> str:
+    row = session.get(VersionRow, (name, version))
+    return "lost" if row is None else row.state
 
 
 def _state(session: Session, row: AliasRow) -> Mapping[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from loradock_adapters.adapter_settings import AdapterSettings
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry.catalogue import AdapterRecord, AliasRecord, Catalogue, VersionRecord
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
+from loradock_adapters.registry.steps import way_back
 from loradock_adapters.registry.tables import (
     AdapterRow,
     AliasRow,
@@ -37,7 +40,7 @@ def catalogue(session: Session, since: Catalogue) -> Catalogue:
     there = [row for row in rows if row.deleted_at is None]
     if there:
         versions = _versions(session, since.revision)
-        aliases = _aliases(session, since.revision)
+        aliases = _aliases(session, since.revision, versions)
         for row in there:
             kept[row.name] = AdapterRecord(
                 name=row.name,
@@ -45,6 +48,7 @@ def catalogue(session: Session, since: Catalogue) -> Catalogue:
                 aliases=MappingProxyType(aliases[row.name]),
                 created_at=row.created_at,
                 pinned_at=row.pinned_at,
+                settings=AdapterSettings.stored(row.settings),
                 revision=row.revision,
             )
     return Catalogue(revision, MappingProxyType(dict(sorted(kept.items()))))
@@ -58,7 +62,9 @@ def _versions(session: Session, since: int) -> dict[str, dict[int, VersionRecord
     return found
 
 
-def _aliases(session: Session, since: int) -> dict[str, dict[str, AliasRecord]]:
+def _aliases(
+    session: Session, since: int, versions: Mapping[str, Mapping[int, VersionRecord]]
+) -> dict[str, dict[str, AliasRecord]]:
     its_step = (
         (AliasStepRow.name == AliasRow.name)
         & (AliasStepRow.alias == AliasRow.alias)
@@ -75,6 +81,23 @@ def _aliases(session: Session, since: int) -> dict[str, dict[str, AliasRecord]]:
     parts: dict[tuple[str, str, int], list[tuple[int, int]]] = defaultdict(list)
     for target in session.scalars(_changed(targets, AliasTargetRow, since)):
         parts[target.name, target.alias, target.step].append((target.version, target.weight))
+
+    def previous(row: AliasRow, parent: int | None) -> Split | None:
+        def ready(version: int) -> bool:
+            record = versions[row.name].get(version) if row.name in versions else None
+            return record is not None and record.state is VersionState.READY
+
+        if parent is None:
+            return None
+        nearest = Split(tuple(parts[row.name, row.alias, parent]))
+        if (
+            nearest.parts
+            and all(map(ready, nearest.versions))
+            and nearest.parts != tuple(parts[row.name, row.alias, row.step])
+        ):
+            return nearest  # as good as always, and without asking for the rest of the way
+        return way_back(session, row, ready).split
+
     found: dict[str, dict[str, AliasRecord]] = defaultdict(dict)
     for row, parent in session.execute(_changed(steps, AliasRow, since)).all():
         if not parts[row.name, row.alias, row.step]:
@@ -82,7 +105,7 @@ def _aliases(session: Session, since: int) -> dict[str, dict[str, AliasRecord]]:
         found[row.name][row.alias] = AliasRecord(
             alias=row.alias,
             split=Split(tuple(parts[row.name, row.alias, row.step])),
-            previous=None if parent is None else Split(tuple(parts[row.name, row.alias, parent])),
+            previous=previous(row, parent),
             changed_at=row.changed_at,
             changed_by=row.changed_by,
             revision=row.revision,

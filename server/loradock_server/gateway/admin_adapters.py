@@ -87,12 +87,12 @@ def build_router(services: Services) -> APIRouter:
     @router.put("/{name}/pin")
     async def pin_adapter(name: str, request: Request) -> dict[str, Any]:
         await asyncio.to_thread(services.registry.pin, name, by=services.actor(request))
-        return await _with_its_pin(services, name)
+        return await after_change(services, name)
 
     @router.delete("/{name}/pin")
     async def unpin_adapter(name: str, request: Request) -> dict[str, Any]:
         await asyncio.to_thread(services.registry.unpin, name, by=services.actor(request))
-        return await _with_its_pin(services, name)
+        return await after_change(services, name)
 
     @router.delete("/{name}")
     async def delete_adapter(name: str, request: Request, if_match: Condition) -> dict[str, Any]:
@@ -138,8 +138,8 @@ def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     )
 
 
-async def _with_its_pin(services: Services, name: str) -> dict[str, Any]:
-    """The adapter after its pin changed and the engine, if there is one, has heard of it."""
+async def after_change(services: Services, name: str) -> dict[str, Any]:
+    """The adapter's view after it changed and the engine, if there is one, has heard of its pin."""
     await services.table.refresh()
     await services.pins.keep()
     await services.watch.ask()

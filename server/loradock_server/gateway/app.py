@@ -33,12 +33,14 @@ from loradock_server.gateway import (
     admin_gc,
     admin_keys,
     admin_operations,
+    admin_settings,
     health,
     models,
 )
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
+from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import (
     BadRequest,
@@ -115,6 +117,7 @@ def create_app(
         admin_audit,
         admin_gc,
         admin_keys,
+        admin_settings,
         health,
     ):
         app.include_router(part.build_router(services))
@@ -153,6 +156,7 @@ def _build(
         engine=engine,
         watch=watch,
         pins=PinKeeper(engine, watch, table),
+        concurrency=Concurrency(),
         ledger=ledger,
         usage=UsageFollower(engine, ledger.record),
         auth=auth,

@@ -147,12 +147,47 @@ def test_no_rollback_to_what_cannot_answer_any_more(registry: Registry) -> None:
     register(registry, "bot", 1)
     register(registry, "bot", 2)
     registry.versions.retire(BOT1, by=ME)
-    with pytest.raises(AdapterConflict, match="bot@1 is retired"):
+    with pytest.raises(AdapterConflict, match="bot@1 is retired.*loradock adapters promote bot VERSION"):
         registry.aliases.rollback("bot", by=ME)
+    assert way_back(registry) is None
     registry.versions.delete(BOT1, by=ME)
-    with pytest.raises(AdapterConflict, match="bot@1 was deleted"):
+    with pytest.raises(AdapterConflict, match="bot@1 is deleted"):
         registry.aliases.rollback("bot", by=ME)
     assert pointed(registry) == "2"
+    assert way_back(registry) is None
+
+
+def way_back(registry: Registry) -> str | None:
+    previous = registry.catalogue().adapters["bot"].aliases["live"].previous
+    return None if previous is None else str(previous)
+
+
+def test_a_rollback_passes_over_what_was_retired_or_deleted_meanwhile(registry: Registry) -> None:
+    for number in (1, 2, 3, 4, 5):
+        register(registry, "bot", number)
+    early = registry.catalogue()
+    registry.versions.retire(AdapterRef("bot", 4), by=ME)
+    registry.versions.retire(AdapterRef("bot", 3), by=ME)
+    registry.versions.delete(AdapterRef("bot", 3), by=ME)
+    assert way_back(registry) == "2"
+    assert str(registry.catalogue(early).adapters["bot"].aliases["live"].previous) == "2"  # to who follows, too
+    assert str(registry.aliases.rollback("bot", by=ME)) == "2"
+    assert (pointed(registry), way_back(registry)) == ("2", "1")
+    assert str(registry.aliases.rollback("bot", by=ME)) == "1"
+    with pytest.raises(AdapterConflict, match="nothing else before"):
+        registry.aliases.rollback("bot", by=ME)
+
+
+def test_a_rollback_passes_over_a_split_that_has_lost_a_version_and_over_what_is_there_now(
+    registry: Registry,
+) -> None:
+    for number in (1, 2, 3):
+        register(registry, "bot", number)
+    registry.aliases.set("bot", "live", Split.of({1: 90, 2: 10}), by=ME)
+    registry.aliases.set("bot", "live", Split.to(3), by=ME)  # as it pointed before the split
+    registry.versions.retire(BOT2, by=ME)
+    assert way_back(registry) == "1"
+    assert str(registry.aliases.rollback("bot", by=ME)) == "1"
 
 
 def test_the_aliases_of_a_deleted_name_have_no_way_back_into_its_earlier_life(registry: Registry) -> None:
