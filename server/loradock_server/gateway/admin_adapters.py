@@ -20,17 +20,13 @@ from loradock_server.gateway.answering import Wished, register_as_wished
 from loradock_server.gateway.asgi import Body, read_body
 from loradock_server.gateway.errors import (
     BadRequest,
-    EngineTimeout,
-    EngineUnavailable,
 )
 from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.intake import Source, Upload, source_limits, source_named
 from loradock_server.gateway.registering import Order
 from loradock_server.gateway.services import Services
+from loradock_server.gateway.unloading import unloaded
 from loradock_server.gateway.views import adapter_view, version_view
-
-# A version that still answers somebody drains in the engine; the deleting client does not wait for that.
-_UNLOAD_WAIT_SECONDS = 5.0
 
 
 def build_router(services: Services) -> APIRouter:
@@ -73,16 +69,16 @@ def build_router(services: Services) -> APIRouter:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
         await asyncio.to_thread(versions.retire, ref, by=services.actor(request), if_match=if_match)
-        unloaded = await _unloaded(services, (ref,))
-        return {**_version_view(services, ref), "unloaded": unloaded}
+        gone = await unloaded(services, (ref,))
+        return {**_version_view(services, ref), "unloaded": gone}
 
     @router.delete("/{name}/versions/{version}")
     async def delete_version(name: str, version: int, request: Request, if_match: Condition) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
         await asyncio.to_thread(versions.delete, ref, by=services.actor(request), if_match=if_match)
-        unloaded = await _unloaded(services, (ref,))
-        return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": unloaded}
+        gone = await unloaded(services, (ref,))
+        return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": gone}
 
     @router.put("/{name}/pin")
     async def pin_adapter(name: str, request: Request) -> dict[str, Any]:
@@ -104,7 +100,7 @@ def build_router(services: Services) -> APIRouter:
             "name": name,
             "deleted": True,
             "versions": [ref.version for ref in refs],
-            "unloaded": await _unloaded(services, refs),
+            "unloaded": await unloaded(services, refs),
         }
 
     return router
@@ -168,22 +164,3 @@ async def _source(services: Services, request: Request) -> Source:
             f"source is a {type(source).__name__}; it must be a string: a path, a URI or sha256:…", param="source"
         )
     return source_named(source, services.settings, services.store)
-
-
-async def _unloaded(services: Services, refs: tuple[AdapterRef, ...]) -> bool:
-    """Nobody can ask for these any more; whether the engine is rid of them too. Running requests finish first."""
-    await services.table.refresh()
-    unloading = services.background.start(_unload(services, refs))
-    await asyncio.wait({unloading}, timeout=_UNLOAD_WAIT_SECONDS)
-    return unloading.done()
-
-
-async def _unload(services: Services, refs: tuple[AdapterRef, ...]) -> None:
-    """Free the engine's memory; an engine that is down has none, and an id is never given twice."""
-    for ref in refs:
-        if ref.id not in services.watch.state.adapters and services.watch.state.ready:
-            continue
-        try:
-            await services.engine.unload(ref.id)
-        except (EngineUnavailable, EngineTimeout):
-            continue

@@ -35,6 +35,7 @@ from loradock_server.gateway import (
     admin_operations,
     admin_settings,
     health,
+    lora_adapters,
     models,
 )
 from loradock_server.gateway.accounting import Ledger
@@ -110,6 +111,7 @@ def create_app(
         app.router.routes.append(Route(operation.path, route, methods=["POST"]))
     for part in (
         models,
+        lora_adapters,
         admin_adapters,
         admin_files,
         admin_aliases,
