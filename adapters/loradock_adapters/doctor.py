@@ -89,7 +89,7 @@ def _examine_bytes(registry: Registry, store: Store, record: VersionRecord, note
             store.quarantine(digest)  # first: a doctor that is stopped here finds them missing the next time
             registry.versions.fail(ref, reason, by=DOCTOR)
 
-        repair = f"{ref} becomes failed, the bytes go to {store.root / 'corrupt'}"
+        repair = f"{ref} becomes failed, its bytes go to `corrupt` in {store.where}"
         note(Finding("corrupt_blob", ref.id, str(error), repair), mend)
 
 
@@ -127,8 +127,8 @@ def _is_ready(adapter: AdapterRecord, version: int) -> bool:
 def _examine_leftovers(registry: Registry, store: Store, uploads: Path, age_seconds: float, note: Note) -> None:
     left = "a crashed writer left it"
     half_written = [
-        Finding("half_written", str(folder), left, "it is removed")
-        for folder in store.leftovers(older_than_seconds=age_seconds)
+        Finding("half_written", place, left, "it is removed")
+        for place in store.leftovers(older_than_seconds=age_seconds)
     ]
     _note_all(half_written, lambda: store.sweep(older_than_seconds=age_seconds), note)
     for folder in _old_uploads(uploads, age_seconds):

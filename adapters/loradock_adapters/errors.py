@@ -20,6 +20,7 @@
     │   │   └── VersionNotFound
     │   │       └── AliasNotFound
     │   ├── InvalidSplit          (ValueError)
+    │   ├── InvalidSettings       (ValueError)   .faults
     │   ├── VersionRetired
     │   ├── AdapterConflict
     │   │   └── VersionInUse
@@ -42,7 +43,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loradock_adapters.faults import Report
+    from loradock_adapters.faults import Fault, Report
 
 
 class LoraDockError(Exception):
@@ -142,6 +143,14 @@ class AliasNotFound(VersionNotFound):
 
 class InvalidSplit(AdapterError, ValueError):
     """An alias cannot point like this; seen by whoever sets it."""
+
+
+class InvalidSettings(AdapterError, ValueError):
+    """What is said of an adapter makes no sense; seen by whoever says it. `faults` has all that is wrong."""
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(f"{fault.where}: {fault.value}: {fault.limit}" for fault in faults))
 
 
 class VersionRetired(AdapterError):

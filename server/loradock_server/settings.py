@@ -22,8 +22,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from loradock_adapters.errors import StoreError
 from loradock_adapters.signing import TrustedKey
 from loradock_adapters.sources import AllowList
+from loradock_adapters.store import Store, is_bucket, open_store
+from loradock_adapters.store.opening import CACHE_BYTES
 
 ENV_PREFIX = "LORADOCK_"
 CONFIG_FILE = "loradock.toml"
@@ -60,7 +63,12 @@ class Settings(BaseSettings):
 
     # Adapters
     registry_url: str | None = Field(default=None, description="SQLAlchemy URL; default SQLite in home")
-    store: Path | None = Field(default=None, description="artifact folder; default in home")
+    artifacts: str | None = Field(
+        default=None, description="where adapters' bytes are kept: a folder (default: in home), or s3://bucket/prefix"
+    )
+    artifacts_cache_bytes: int = Field(
+        default=CACHE_BYTES, ge=0, description="local copies of what lies in a bucket, all together"
+    )
     source_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="folders from which a server-side path may be registered"
     )
@@ -151,14 +159,32 @@ class Settings(BaseSettings):
         AllowList.of(value)
         return value
 
-    @field_validator("home", "store", mode="after")
+    @field_validator("home", mode="after")
     @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("artifacts", mode="after")
+    @classmethod
+    def _folder_or_bucket(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None or is_bucket(value) else str(Path(value).expanduser().absolute())
+        except StoreError as error:
+            raise ValueError(str(error)) from error
 
     @property
-    def store_root(self) -> Path:
-        return self.store or self.home / "store"
+    def store(self) -> str:
+        """Where adapters' bytes are kept: an absolute folder, or s3://bucket/prefix."""
+        return self.artifacts or str(self.home / "store")
+
+    @property
+    def store_cache(self) -> Path:
+        """Local copies of what lies in a bucket."""
+        return self.home / "cache" / "artifacts"
+
+    def open_store(self) -> Store:
+        """The artifact store; nothing is read yet. Raises StoreError."""
+        return open_store(self.store, self.store_cache, cache_bytes=self.artifacts_cache_bytes)
 
     @property
     def registry(self) -> str:

@@ -11,6 +11,7 @@ TOKEN = "x-loradock-token"
 ADAPTER = "x-loradock-adapter"
 DIGEST = "x-loradock-adapter-digest"
 SIGNATURE = "x-loradock-adapter-signature"  # of the digest; only to the engine
+PRIORITY = "x-loradock-priority"  # low, normal or high: the adapter's share of a busy engine
 GATEWAY = "x-loradock-gateway"
 RESIDENCY = "x-loradock-residency"
 GENERATION = "x-loradock-generation"  # of the usage feed: the engine process whose numbers follow

@@ -15,7 +15,7 @@ from loradock_adapters.doctor import examine
 from loradock_adapters.errors import BlobMissing, RegistryError
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import Registry, Split, VersionState
-from loradock_adapters.store import Store
+from loradock_adapters.store import FolderStore
 from tests.adapters.registry.making import ME
 from tests.adapters.test_garbage import put, stage
 
@@ -26,7 +26,7 @@ class Home:
 
     folder: Path
     registry: Registry
-    store: Store
+    store: FolderStore
     digests: list[str]
 
     def findings(self, *, repair: bool = False, age_seconds: float = 0) -> list[tuple[str, str]]:
@@ -57,7 +57,7 @@ class Home:
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     registry = Registry.open(f"sqlite:///{tmp_path}/registry.db")
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     digests = [put(store, tmp_path / "a", f"version {number}") for number in (1, 2, 3)]
     for digest in digests:
         ref = stage(registry, "bot", digest)

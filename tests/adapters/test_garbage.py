@@ -15,7 +15,7 @@ from loradock_adapters.errors import BlobMissing
 from loradock_adapters.garbage import collect_garbage, find_garbage
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import Registry
-from loradock_adapters.store import Store
+from loradock_adapters.store import FolderStore, Store
 from tests.adapters.registry.making import ME, facts
 
 
@@ -27,8 +27,8 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
 
 
 def put(store: Store, folder: Path, text: str) -> str:
@@ -47,7 +47,7 @@ def collect(registry: Registry, store: Store, *held: str, grace_seconds: float =
     return [garbage.digest for garbage in gone]
 
 
-def test_only_what_no_version_refers_to_goes(registry: Registry, store: Store, tmp_path: Path) -> None:
+def test_only_what_no_version_refers_to_goes(registry: Registry, store: FolderStore, tmp_path: Path) -> None:
     used, orphan = put(store, tmp_path / "a", "used"), put(store, tmp_path / "a", "orphan")
     ref = stage(registry, "bot", used)
     registry.versions.verify(ref, by=ME)
@@ -63,7 +63,7 @@ def test_only_what_no_version_refers_to_goes(registry: Registry, store: Store, t
     assert list((tmp_path / "store/tmp").iterdir()) == []
 
 
-def test_bytes_that_another_name_has_too_stay(registry: Registry, store: Store, tmp_path: Path) -> None:
+def test_bytes_that_another_name_has_too_stay(registry: Registry, store: FolderStore, tmp_path: Path) -> None:
     digest = put(store, tmp_path / "a", "shared")
     stage(registry, "one", digest)
     stage(registry, "another", digest)
@@ -73,14 +73,14 @@ def test_bytes_that_another_name_has_too_stay(registry: Registry, store: Store, 
     assert collect(registry, store) == [digest]
 
 
-def test_what_an_engine_holds_stays(registry: Registry, store: Store, tmp_path: Path) -> None:
+def test_what_an_engine_holds_stays(registry: Registry, store: FolderStore, tmp_path: Path) -> None:
     digest = put(store, tmp_path / "a", "in memory")
     assert collect(registry, store, digest) == []
     assert collect(registry, store) == [digest]
 
 
 def test_the_grace_counts_from_the_last_upload_and_from_the_deletion(
-    registry: Registry, store: Store, tmp_path: Path
+    registry: Registry, store: FolderStore, tmp_path: Path
 ) -> None:
     digest = put(store, tmp_path / "a", "bytes")
     assert collect(registry, store, grace_seconds=600) == []
@@ -97,7 +97,7 @@ def test_the_grace_counts_from_the_last_upload_and_from_the_deletion(
     assert collect(registry, store, grace_seconds=600) == [fresh]
 
 
-def test_looking_removes_nothing(registry: Registry, store: Store, tmp_path: Path) -> None:
+def test_looking_removes_nothing(registry: Registry, store: FolderStore, tmp_path: Path) -> None:
     digest = put(store, tmp_path / "a", "bytes")
     (found,) = find_garbage(registry, store, held=tuple, grace_seconds=0)
     assert (found.digest, found.size_bytes) == (digest, 5)
@@ -105,7 +105,7 @@ def test_looking_removes_nothing(registry: Registry, store: Store, tmp_path: Pat
 
 
 def test_bytes_that_somebody_refers_to_at_the_last_moment_stay(
-    registry: Registry, store: Store, tmp_path: Path
+    registry: Registry, store: FolderStore, tmp_path: Path
 ) -> None:
     digest = put(store, tmp_path / "a", "bytes")
     asked = 0
@@ -123,7 +123,7 @@ def test_bytes_that_somebody_refers_to_at_the_last_moment_stay(
 
 
 def test_nobody_begins_to_refer_to_bytes_while_they_are_removed(
-    registry: Registry, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = put(store, tmp_path / "a", "bytes")
     other = Registry.open(f"sqlite:///{tmp_path}/registry.db")

@@ -27,7 +27,7 @@ from loradock_adapters.signing import (
     signer_of,
     write_signature,
 )
-from loradock_adapters.store import Store
+from loradock_adapters.store import FolderStore
 from tests.adapters.making import lora_config, write_adapter, write_base
 
 DIGEST = "ab" * 32
@@ -99,7 +99,10 @@ def test_the_signature_is_no_part_of_what_it_signs_and_the_digest_is_the_stores(
     assert write_signature(adapter, read_key(key)) == (digest, signature), "ed25519 has no chance in it"
     assert before == digest == adapter_digest(adapter)
     assert read_signature(adapter) == signature
-    assert Store(tmp_path / "store").put(adapter, ("adapter_config.json", "adapter_model.safetensors")).digest == digest
+    assert (
+        FolderStore(tmp_path / "store").put(adapter, ("adapter_config.json", "adapter_model.safetensors")).digest
+        == digest
+    )
     assert sorted(path.name for path in adapter.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",

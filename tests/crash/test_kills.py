@@ -27,7 +27,7 @@ import pytest
 from loradock_adapters.digest import folder_digest
 from loradock_adapters.doctor import examine
 from loradock_adapters.registry import Registry, VersionState
-from loradock_adapters.store import Store
+from loradock_adapters.store import FolderStore
 from tests.adapters.making import lora_config, write_adapter, write_base
 from tests.crash.operator import Adapters, Operator
 from tests.postgres import Postgres
@@ -68,8 +68,8 @@ class World:
     traces: Counter[str] = field(default_factory=Counter)
 
     @property
-    def store(self) -> Store:
-        return Store(self.folder / "home/store")
+    def store(self) -> FolderStore:
+        return FolderStore(self.folder / "home/store")
 
     def start(self, count: int) -> list[Gateway]:
         flags = {

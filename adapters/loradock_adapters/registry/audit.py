@@ -47,6 +47,7 @@ class Action(StrEnum):
     ALIAS_DELETED = "alias.deleted"
     ADAPTER_PINNED = "adapter.pinned"
     ADAPTER_UNPINNED = "adapter.unpinned"
+    ADAPTER_CONFIGURED = "adapter.configured"
     ADAPTER_DELETED = "adapter.deleted"
     STORE_COLLECTED = "store.collected"
     KEY_CREATED = "key.created"

@@ -11,6 +11,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
+from loradock_adapters.adapter_settings import NOTHING_SAID, AdapterSettings
 from loradock_adapters.errors import AdapterNotFound, AliasNotFound, InvalidName, VersionNotFound, VersionRetired
 from loradock_adapters.names import LIVE, AdapterRef, ModelName
 from loradock_adapters.registry.splits import Split
@@ -88,6 +89,7 @@ class AdapterRecord:
     created_at: datetime
     revision: int
     pinned_at: datetime | None = None
+    settings: AdapterSettings = NOTHING_SAID
 
     @property
     def live(self) -> tuple[VersionRecord, ...]:

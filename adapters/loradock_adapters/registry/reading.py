@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from loradock_adapters.adapter_settings import AdapterSettings
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry.catalogue import AdapterRecord, AliasRecord, Catalogue, VersionRecord
 from loradock_adapters.registry.splits import Split
@@ -47,6 +48,7 @@ def catalogue(session: Session, since: Catalogue) -> Catalogue:
                 aliases=MappingProxyType(aliases[row.name]),
                 created_at=row.created_at,
                 pinned_at=row.pinned_at,
+                settings=AdapterSettings.stored(row.settings),
                 revision=row.revision,
             )
     return Catalogue(revision, MappingProxyType(dict(sorted(kept.items()))))

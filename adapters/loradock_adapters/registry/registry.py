@@ -6,10 +6,16 @@ and no judgement (`check` has that): it records facts it is given.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from loradock_adapters.adapter_settings import PIN, AdapterSettings
+from loradock_adapters.errors import InvalidSettings
+from loradock_adapters.faults import Fault
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import aliases, reading, versions
 from loradock_adapters.registry.audit import Action, Actor, AuditTable, note
@@ -20,7 +26,9 @@ from loradock_adapters.registry.keys import KeyTable
 from loradock_adapters.registry.listening import Listener
 from loradock_adapters.registry.operations import OperationTable
 from loradock_adapters.registry.rows import require_adapter, touch
-from loradock_adapters.registry.tables import StateRow
+from loradock_adapters.registry.tables import AdapterRow, StateRow
+
+_UNSAID = object()
 
 
 class Registry:
@@ -59,13 +67,46 @@ class Registry:
 
     def _set_pin(self, name: str, since: datetime | None, by: Actor) -> bool:
         with self._database.write() as session:
+            changed = _pin(session, require_adapter(session, name), since, by)
+            if not changed:
+                session.rollback()
+        return changed
+
+    def change_settings(
+        self, name: str, patch: Mapping[str, Any], *, by: Actor, if_match: IfMatch | None = None
+    ) -> bool:
+        """Merge a JSON merge patch into what is said of an adapter, its pin too; False when that changes nothing.
+
+        Raises AdapterNotFound, InvalidSettings, ChangedMeanwhile.
+        """
+        rest = dict(patch)
+        pin = rest.pop(PIN, _UNSAID)
+        if pin is not _UNSAID and pin is not None and not isinstance(pin, bool):
+            fault = Fault("invalid_setting", PIN, repr(pin)[:80], "true, false or null", "give one of them")
+            raise InvalidSettings((fault,))
+        with self._database.write() as session:
             adapter = require_adapter(session, name)
-            changed = (adapter.pinned_at is None) != (since is None)
+            before = AdapterSettings.stored(adapter.settings)
+            if if_match is not None:
+                if_match.require(f"adapter {name!r}", adapter.revision, _said(adapter.revision, before))
+            after = before.patched(rest)
+            changed = after != before
             if changed:
-                adapter.pinned_at = since
+                adapter.settings = after.document()
                 touch(session, name)
-                note(session, by, Action.ADAPTER_PINNED if since else Action.ADAPTER_UNPINNED, adapter=name)
-            else:
+                old, new = before.document(), after.document()
+                names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+                note(
+                    session,
+                    by,
+                    Action.ADAPTER_CONFIGURED,
+                    adapter=name,
+                    before={name: old.get(name) for name in names},
+                    after={name: new.get(name) for name in names},
+                )
+            if pin is not _UNSAID:
+                changed |= _pin(session, adapter, datetime.now(UTC) if pin else None, by)
+            if not changed:
                 session.rollback()
         return changed
 
@@ -84,6 +125,7 @@ class Registry:
             touch(session, name)
             adapter.deleted_at = datetime.now(UTC)
             adapter.pinned_at = None
+            adapter.settings = {}  # whoever takes the name next starts with none
             note(session, by, Action.ADAPTER_DELETED, adapter=name)
         return tuple(refs)
 
@@ -100,3 +142,16 @@ class Registry:
         """Everything that is registered now, consistent in itself. With an earlier one only what changed is read."""
         with self._database.read() as session:
             return reading.catalogue(session, since or Catalogue())
+
+
+def _pin(session: Session, adapter: AdapterRow, since: datetime | None, by: Actor) -> bool:
+    if (adapter.pinned_at is None) == (since is None):
+        return False
+    adapter.pinned_at = since
+    touch(session, adapter.name)
+    note(session, by, Action.ADAPTER_PINNED if since else Action.ADAPTER_UNPINNED, adapter=adapter.name)
+    return True
+
+
+def _said(revision: int, settings: AdapterSettings) -> Mapping[str, Any]:
+    return {"revision": revision, "settings": settings.document()}

@@ -71,6 +71,7 @@ class AdapterRow(Table):
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
     pinned_at: Mapped[datetime | None]
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON, server_default="{}")
     revision: Mapped[int] = mapped_column(BigInteger)  # the registry's, when something of this name last changed
 
 

@@ -201,7 +201,7 @@ def _add_version(session: Session, name: str, facts: VersionFacts, by: Actor) ->
     now = datetime.now(UTC)
     adapter = session.get(AdapterRow, name)
     if adapter is None:
-        adapter = AdapterRow(name=name, next_version=1, created_at=now, deleted_at=None, revision=0)
+        adapter = AdapterRow(name=name, next_version=1, created_at=now, deleted_at=None, revision=0, settings={})
         session.add(adapter)
     elif adapter.deleted_at is not None:
         adapter.created_at, adapter.deleted_at = now, None

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from loradock_server.cli.adapter_settings import shown_settings
 from loradock_server.cli.answers import object_in, objects_in
 from loradock_server.cli.client import ADAPTERS, AdminClient, adapter_path, version_path
 from loradock_server.cli.connection import Connection, find_connection
@@ -61,6 +62,23 @@ class AdaptersGroup(LazyGroup):
             "Sign an adapter folder: signature.json, beside its files.",
             examples=examples("""
                 loradock adapters sign ./my-adapter --key ./trainer.key
+            """),
+        ),
+        "set": Lazy(
+            "loradock_server.cli.adapter_settings:set_values",
+            "Say something of an adapter: defaults, limits, priority, owner.",
+            examples=examples("""
+                loradock adapters set support-bot temperature=0.2 top_p=0.9 max_tokens_cap=512
+                loradock adapters set support-bot system_prompt=@prompt.txt stop='["END", "###"]'
+                loradock adapters set support-bot priority=high pin=true max_concurrency=16
+                loradock adapters set support-bot owner=platform description='Answers customers' --if-revision 12
+            """),
+        ),
+        "unset": Lazy(
+            "loradock_server.cli.adapter_settings:unset_values",
+            "Take back what `set` said of an adapter.",
+            examples=examples("""
+                loradock adapters unset support-bot temperature stop
             """),
         ),
         "promote": Lazy(
@@ -168,6 +186,7 @@ def show(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> N
         about = {"name": answer.get("name"), "created": moment(answer.get("created_at"))}
         if answer.get("pinned"):
             about["pinned"] = moment(answer.get("pinned_at"))
+        about |= dict(shown_settings(object_in(answer, "settings")))
         output.say(fields(about), "", table(columns, versions), *_pin_problem(answer))
 
 

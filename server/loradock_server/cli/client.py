@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -84,6 +85,11 @@ class AdminClient:
     def put(self, path: str, body: Mapping[str, Any] | None = None, *, if_match: str | None = None) -> JsonObject:
         """PUT a JSON body to `path`, or nothing where the path says it all."""
         return self._request("PUT", path, json=body, headers=_condition(if_match))
+
+    def patch(self, path: str, patch: Mapping[str, Any], *, if_match: str | None = None) -> JsonObject:
+        """PATCH `path` with a JSON merge patch."""
+        headers = {"content-type": "application/merge-patch+json", **_condition(if_match)}
+        return self._request("PATCH", path, content=json.dumps(patch).encode(), headers=headers)
 
     def delete(self, path: str) -> JsonObject:
         """DELETE `path`."""

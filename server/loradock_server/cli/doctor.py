@@ -12,7 +12,6 @@ import typer
 from loradock_adapters.doctor import AGE_SECONDS, examine
 from loradock_adapters.registry import Registry
 from loradock_adapters.registry.database import Database
-from loradock_adapters.store import Store
 from loradock_server.cli.errors import Refused
 from loradock_server.cli.home import read_settings
 from loradock_server.cli.options import AsJson
@@ -56,7 +55,7 @@ def doctor(
             registry = Registry.open(settings.registry)
             try:
                 findings = examine(
-                    registry, Store(settings.store_root), settings.home / "tmp", age_seconds=older_than, repair=repair
+                    registry, settings.open_store(), settings.home / "tmp", age_seconds=older_than, repair=repair
                 )
             finally:
                 registry.close()

@@ -9,12 +9,13 @@ runs only while it holds one of `seats` seats. An adapter without requests gives
 one adapter are admitted in the order in which they came.
 
 **Order.** Every adapter has a counter of its service, as in S-LoRA's VTC: an input token counts 1, an output token 2,
-charged as they are produced (read whenever a decision hangs on it, settled when the request ends). A free seat goes to
-the adapter with the least service. When adapters wait for a place, as many of the running ones, those with the most
-service, are drained: they get no new seats and lose the place when their last request ends. Drained is only an adapter
-that has used its quantum (so many tokens, or so many seconds) and has had no less service than the one that waits.
-Who comes back from idling is lifted to the least service among those that run or wait; whoever comes with an empty line
-is lifted to within `credit` of the most. So idling saves up no claim, and using little saves up one with a limit.
+charged as they are produced (read whenever a decision hangs on it, settled when the request ends), divided by the
+adapter's weight, which is its priority. A free seat goes to the adapter with the least service. When adapters wait for
+a place, as many of the running ones, those with the most service, are drained: they get no new seats and lose the place
+when their last request ends. Drained is only an adapter that has used its quantum (so many tokens, or so many seconds)
+and has had no less service than the one that waits. Who comes back from idling is lifted to the least service among
+those that run or wait; whoever comes with an empty line is lifted to within `credit` of the most. So idling saves up no
+claim, and using little saves up one with a limit.
 
 **Bound.** A request at the head of its adapter's line that has waited for `patience` seconds goes before all that have
 waited less, whatever the counters say. Hence it is admitted, counted from when it became the head, after at most
@@ -29,8 +30,8 @@ anew. Every place that is wanted is under drain within a quantum of its taking a
 get one in each such span; one more L for an adapter that itself has to drain first, one more for all seats to have come
 free once.
 
-**Shares.** Of two adapters that always have requests waiting, neither gets ahead of the other by more than one quantum
-plus what its running requests may still produce, as long as `patience` is not reached.
+**Shares.** Of two adapters that always have requests waiting, neither gets ahead of the other, each in service by its
+weight, by more than one quantum plus what its running requests may still produce, as long as `patience` is not reached.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ TICK_SECONDS = 0.1
 # Counters are not read more often than this, however many requests come and go.
 MEASURE_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 60
+WEIGHTS = {"low": 0.25, "normal": 1.0, "high": 4.0}
+"""What a priority is worth: an adapter's service is divided by it before it is held against the adapter."""
 
 
 class AdmissionError(Exception):
@@ -161,11 +164,12 @@ class _Line:
 
     def __init__(self, adapter: str | None, now: float) -> None:
         self.adapter = adapter
-        self.service = 0
+        self.service = 0.0
+        self.weight = 1.0
         self.waiting: dict[Ticket, None] = {}  # in order of arrival
         self.running: dict[Ticket, None] = {}
         self.placed_at: float | None = None
-        self.service_at_place = 0
+        self.service_at_place = 0.0
         self.draining = False
         self.last_admitted = now
 
@@ -180,7 +184,7 @@ class _Line:
 
     def measure(self, ticket: Ticket) -> Reading:
         reading = ticket.meter()
-        self.service += reading.service - ticket.charged
+        self.service += (reading.service - ticket.charged) / self.weight
         ticket.charged = reading.service
         return reading
 
@@ -224,16 +228,17 @@ class Admission:
         """The length of every line that is not empty; None is the base model."""
         return {adapter: len(line.waiting) for adapter, line in self._lines.items() if line.waiting}
 
-    def line_up(self, adapter: str | None, meter: Meter) -> Ticket:
+    def line_up(self, adapter: str | None, meter: Meter, weight: float = 1.0) -> Ticket:
         """Claim a seat for one request of `adapter` (None: the base model); to be used as a context manager.
 
-        `meter` reads what the request has cost so far. The ticket may be admitted already. Raises AdapterQueueFull
-        or QueueFull when it would have to wait and the line is full.
+        `meter` reads what the request has cost so far, `weight` is the adapter's from now on. The ticket may be
+        admitted already. Raises AdapterQueueFull or QueueFull when it would have to wait and the line is full.
         """
         now = _now()
         line = self._lines.get(adapter)
         if line is None:
             line = self._lines[adapter] = _Line(adapter, now)
+        line.weight = weight
         if not line.waiting:
             self._measure(now)
             self._lift(line)

@@ -17,7 +17,7 @@ from loradock_adapters.names import AdapterRef
 from loradock_server import wire
 from loradock_server.drain import Drain
 
-from .admission import Admission, AdmissionError
+from .admission import WEIGHTS, Admission, AdmissionError
 from .context import RequestContext, current_request
 from .internal import Internal
 from .listener import Listener
@@ -91,6 +91,10 @@ class Guard:
             return
         if digest is not None:
             self._signatures.note(digest, header(scope, wire.SIGNATURE))
+        priority = header(scope, wire.PRIORITY) or "normal"
+        if priority not in WEIGHTS:
+            await reply_error(send, 400, f"{wire.PRIORITY} is one of {', '.join(WEIGHTS)}", code="bad_priority_header")
+            return
         context = RequestContext(header(scope, wire.REQUEST_ID), header(scope, wire.GATEWAY), adapter, digest)
         try:
             heard = Listener(receive)
@@ -98,7 +102,7 @@ class Guard:
                 held.enter_context(self.drain.answering())
                 try:
                     # Other methods make the engine compute nothing.
-                    if scope["method"] == "POST" and not await self._take_seat(context, heard, held):
+                    if scope["method"] == "POST" and not await self._take_seat(context, priority, heard, held):
                         return
                     if adapter is not None and digest is not None:
                         context.residency = await held.enter_async_context(self._residency.lease(adapter, digest))
@@ -121,13 +125,13 @@ class Guard:
             self._answered(adapter, record["queue_seconds"])
             await self._feed.publish(context.gateway, record)
 
-    async def _take_seat(self, context: RequestContext, heard: Listener, held: AsyncExitStack) -> bool:
+    async def _take_seat(self, context: RequestContext, priority: str, heard: Listener, held: AsyncExitStack) -> bool:
         """Wait for the request's turn; its seat is given back with `held`. False when the client left meanwhile.
 
         Comes before the lease: so no more adapters are held in memory than run, and there is always room for those.
         Raises AdmissionError.
         """
-        ticket = held.enter_context(self._admission.line_up(context.adapter, context.reading))
+        ticket = held.enter_context(self._admission.line_up(context.adapter, context.reading, WEIGHTS[priority]))
         context.waited = lambda: ticket.waited_seconds
         if ticket.admitted:
             return True

@@ -34,7 +34,9 @@ class LaunchOrder:
     served_name: str
     base_digest: str
     target_modules: tuple[str, ...]
-    store_root: str
+    artifacts: str  # a folder, or s3://bucket/prefix
+    artifacts_cache: str
+    artifacts_cache_bytes: int
     max_loras: int
     max_cpu_loras: int
     adapter_memory_bytes: int
@@ -150,7 +152,9 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         served_name=base.served_name,
         base_digest=base.model.digest,
         target_modules=target_modules(base.model),
-        store_root=str(settings.store_root),
+        artifacts=settings.store,
+        artifacts_cache=str(settings.store_cache),
+        artifacts_cache_bytes=settings.artifacts_cache_bytes,
         max_loras=settings.max_loras,
         max_cpu_loras=settings.max_cpu_loras,
         adapter_memory_bytes=settings.adapter_memory_bytes,

@@ -69,13 +69,15 @@ async def run(order: LaunchOrder) -> None:
     signatures = Signatures()
     stager = Stager(
         StagerOrder(
-            order.store_root,
-            order.model,
-            order.max_rank,
-            order.max_adapter_bytes,
-            order.dtype,
-            order.require_signature,
-            order.trusted_keys,
+            artifacts=order.artifacts,
+            base=order.model,
+            max_rank=order.max_rank,
+            max_bytes=order.max_adapter_bytes,
+            dtype=order.dtype,
+            require_signature=order.require_signature,
+            trusted_keys=order.trusted_keys,
+            artifacts_cache=order.artifacts_cache,
+            artifacts_cache_bytes=order.artifacts_cache_bytes,
         ),
         signatures=signatures,
     )

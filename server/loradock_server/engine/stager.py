@@ -25,7 +25,7 @@ from loradock_adapters.check import Limits
 from loradock_adapters.errors import AdapterError
 from loradock_adapters.peft_folder import WEIGHTS_FILE
 from loradock_adapters.signing import TrustedKey
-from loradock_adapters.store import Store
+from loradock_adapters.store import open_store
 
 from .artifacts import StoredArtifacts
 from .residency import AdapterGone, AdapterUnfit, ResidencyError
@@ -46,13 +46,15 @@ class StagerGone(ResidencyError):
 class StagerOrder:
     """What the process is told when it starts."""
 
-    store_root: str
+    artifacts: str  # a folder, or s3://bucket/prefix
     base: str
     max_rank: int
     max_bytes: int
     dtype: str = "auto"
     require_signature: bool = False
     trusted_keys: tuple[str, ...] = ()
+    artifacts_cache: str = ""  # needed for a bucket
+    artifacts_cache_bytes: int = 0
 
 
 class StagedElsewhere:
@@ -173,7 +175,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever prints, prints into the log
     order = StagerOrder(**json.loads(sys.argv[1]))
     artifacts = StoredArtifacts(
-        Store(Path(order.store_root)),
+        open_store(order.artifacts, Path(order.artifacts_cache), cache_bytes=order.artifacts_cache_bytes),
         BaseModel.read(Path(order.base)),
         Limits(
             max_rank=order.max_rank,

@@ -19,17 +19,14 @@ from loradock_adapters.names import LIVE, AdapterRef
 from loradock_adapters.registry import AdapterRecord, VersionRecord
 from loradock_server.gateway.answering import Wished, register_as_wished
 from loradock_server.gateway.asgi import Body
-from loradock_server.gateway.errors import EngineTimeout, EngineUnavailable
 from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.intake import Source, Upload, source_limits, source_named
 from loradock_server.gateway.json_body import json_body
 from loradock_server.gateway.params import AdapterName, Alias, VersionNumber
 from loradock_server.gateway.registering import Order
 from loradock_server.gateway.services import Services
+from loradock_server.gateway.unloading import unloaded
 from loradock_server.gateway.views import adapter_view, version_view
-
-# A version that still answers somebody drains in the engine; the deleting client does not wait for that.
-_UNLOAD_WAIT_SECONDS = 5.0
 
 
 class NamedSource(NewBody):
@@ -86,8 +83,8 @@ def build_router(services: Services) -> APIRouter:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
         await asyncio.to_thread(versions.retire, ref, by=services.actor(request), if_match=if_match)
-        unloaded = await _unloaded(services, (ref,))
-        return {**_version_view(services, ref), "unloaded": unloaded}
+        gone = await unloaded(services, (ref,))
+        return {**_version_view(services, ref), "unloaded": gone}
 
     @router.delete("/{name}/versions/{version}")
     async def delete_version(
@@ -96,18 +93,18 @@ def build_router(services: Services) -> APIRouter:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
         await asyncio.to_thread(versions.delete, ref, by=services.actor(request), if_match=if_match)
-        unloaded = await _unloaded(services, (ref,))
-        return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": unloaded}
+        gone = await unloaded(services, (ref,))
+        return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": gone}
 
     @router.put("/{name}/pin")
     async def pin_adapter(name: AdapterName, request: Request, response: Response) -> dict[str, Any]:
         await asyncio.to_thread(services.registry.pin, name, by=services.actor(request))
-        return await _with_its_pin(services, name, response)
+        return await after_change(services, name, response)
 
     @router.delete("/{name}/pin")
     async def unpin_adapter(name: AdapterName, request: Request, response: Response) -> dict[str, Any]:
         await asyncio.to_thread(services.registry.unpin, name, by=services.actor(request))
-        return await _with_its_pin(services, name, response)
+        return await after_change(services, name, response)
 
     @router.delete("/{name}")
     async def delete_adapter(name: AdapterName, request: Request, if_match: Condition) -> dict[str, Any]:
@@ -119,7 +116,7 @@ def build_router(services: Services) -> APIRouter:
             "name": name,
             "deleted": True,
             "versions": [ref.version for ref in refs],
-            "unloaded": await _unloaded(services, refs),
+            "unloaded": await unloaded(services, refs),
         }
 
     return router
@@ -153,8 +150,8 @@ def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     )
 
 
-async def _with_its_pin(services: Services, name: str, response: Response) -> dict[str, Any]:
-    """The adapter after its pin changed and the engine, if there is one, has heard of it."""
+async def after_change(services: Services, name: str, response: Response) -> dict[str, Any]:
+    """The adapter's view after it changed and the engine, if there is one, has heard of its pin."""
     await services.table.refresh()
     await services.pins.keep()
     await services.watch.ask()
@@ -177,22 +174,3 @@ async def _source(services: Services, request: Request) -> Source:
         )
     named = await json_body(NamedSource)(request)
     return source_named(named.source, services.settings, services.store)
-
-
-async def _unloaded(services: Services, refs: tuple[AdapterRef, ...]) -> bool:
-    """Nobody can ask for these any more; whether the engine is rid of them too. Running requests finish first."""
-    await services.table.refresh()
-    unloading = services.background.start(_unload(services, refs))
-    await asyncio.wait({unloading}, timeout=_UNLOAD_WAIT_SECONDS)
-    return unloading.done()
-
-
-async def _unload(services: Services, refs: tuple[AdapterRef, ...]) -> None:
-    """Free the engine's memory; an engine that is down has none, and an id is never given twice."""
-    for ref in refs:
-        if ref.id not in services.watch.state.adapters and services.watch.state.ready:
-            continue
-        try:
-            await services.engine.unload(ref.id)
-        except (EngineUnavailable, EngineTimeout):
-            continue

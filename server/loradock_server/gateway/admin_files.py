@@ -46,7 +46,7 @@ def build_router(services: Services) -> APIRouter:
 
 
 def _open(services: Services, digest: str) -> FolderTar:
-    return FolderTar.open(services.store.verify(digest))
+    return FolderTar.open(services.store.fetch(digest))
 
 
 async def _stream(tar: FolderTar) -> AsyncIterator[bytes]:

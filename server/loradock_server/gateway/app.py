@@ -33,13 +33,16 @@ from loradock_server.gateway import (
     admin_gc,
     admin_keys,
     admin_operations,
+    admin_settings,
     describe,
     health,
+    lora_adapters,
     models,
 )
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
+from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import (
     BadRequest,
@@ -109,6 +112,7 @@ def create_app(
         app.router.routes.append(Route(operation.path, route, methods=["POST"]))
     for part in (
         models,
+        lora_adapters,
         admin_adapters,
         admin_files,
         admin_aliases,
@@ -116,6 +120,7 @@ def create_app(
         admin_audit,
         admin_gc,
         admin_keys,
+        admin_settings,
         health,
         describe,
     ):
@@ -155,6 +160,7 @@ def _build(
         engine=engine,
         watch=watch,
         pins=PinKeeper(engine, watch, table),
+        concurrency=Concurrency(),
         ledger=ledger,
         usage=UsageFollower(engine, ledger.record),
         auth=auth,

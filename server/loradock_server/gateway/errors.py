@@ -91,6 +91,10 @@ class ProbeFailed(GatewayError):
     """An adapter does nothing, or nothing sensible, on the live engine; its version has failed."""
 
 
+class AdapterBusy(GatewayError):
+    """As many requests of the adapter are being answered as its operator allows."""
+
+
 class EngineRefused(GatewayError):
     """The engine answered with an error; `status`, `code` and `retry_after` are its own."""
 
@@ -145,6 +149,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     NameTaken: Rule(409, "name_taken", param="name"),
     OperationRuns: Rule(409, "operation_running", param="Idempotency-Key"),
     ProbeFailed: Rule(422, "probe_failed"),
+    AdapterBusy: Rule(429, "adapter_concurrency", "rate_limit_error", param="model"),
     EngineTimeout: Rule(504, "engine_timeout", "server_error"),
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
     OperationLost: Rule(503, "operation_lost", "server_error"),
@@ -163,6 +168,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.VersionNotFound: Rule(404, "version_not_found", param="version"),
     core.AliasNotFound: Rule(404, "alias_not_found", param="alias"),
     core.InvalidSplit: Rule(400, "invalid_split", param="split"),
+    core.InvalidSettings: Rule(400, "invalid_settings"),
     core.VersionRetired: Rule(410, "adapter_retired", param="model"),
     core.AdapterConflict: Rule(409, "conflict"),
     core.VersionInUse: Rule(409, "version_in_use", param="version"),
@@ -201,6 +207,9 @@ def explain(error: BaseException) -> ErrorAnswer:
     extra: dict[str, Any] = {}
     if isinstance(error, core.AdapterRejected):
         extra["faults"] = [fault.as_dict() for fault in error.report.faults]
+    if isinstance(error, core.InvalidSettings):
+        extra["faults"] = [fault.as_dict() for fault in error.faults]
+        return _answer(rule.status, message, rule, None, error.faults[0].where if error.faults else None, extra)
     if isinstance(error, core.ChangedMeanwhile):
         extra |= {"expected": error.expected, "current": error.current}
         return _answer(rule.status, message, rule, None, extra=extra, headers=etag_header(error.revision))

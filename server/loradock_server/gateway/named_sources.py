@@ -104,7 +104,7 @@ class Stored:
                 f"{ascii(self.digest[:80])} is no digest", "it is sha256: and 64 hexadecimal digits", "correct it"
             )
         try:
-            folder = await asyncio.to_thread(self.store.verify, self.digest)
+            folder = await asyncio.to_thread(self.store.fetch, self.digest)
         except BlobMissing as error:
             raise DigestUnknown(f"no adapter with the digest {self.digest} is here", "", "upload its files") from error
         yield folder

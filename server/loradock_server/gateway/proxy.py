@@ -27,6 +27,7 @@ from loradock_server.gateway.asgi import (
     send_answer,
 )
 from loradock_server.gateway.auth import ANONYMOUS, Caller
+from loradock_server.gateway.defaults import apply_settings
 from loradock_server.gateway.engine_client import refusal
 from loradock_server.gateway.errors import (
     CLIENT_GONE_STATUS,
@@ -60,7 +61,9 @@ class InferenceRoute:
         answer = Answer(exchange, send)
         try:
             body = await self._admit(call, exchange, receive)
-            await self._forward(exchange, body, receive, answer)
+            assert exchange.target is not None
+            with self._services.concurrency.one_more(exchange.target):
+                await self._forward(exchange, body, receive, answer)
         except ClientGone as error:
             exchange.code, exchange.error = CLIENT_GONE_STATUS, error
         except asyncio.CancelledError as error:
@@ -90,6 +93,7 @@ class InferenceRoute:
         choices = body.get("n")
         exchange.choices = choices if isinstance(choices, int) else 1
         exchange.target = self._services.table.resolve(model, _sticky_key(caller, body.get("user")))
+        apply_settings(exchange.target.settings, self.operation.name, body)
         state = self._services.watch.state
         if state.wrong_base:
             raise EngineUnavailable(str(state.problem))
@@ -108,6 +112,7 @@ class InferenceRoute:
         if target.ref is not None and target.digest is not None:
             headers[wire.ADAPTER] = target.ref.id
             headers[wire.DIGEST] = target.digest
+            headers[wire.PRIORITY] = target.settings.priority
             if target.signature is not None:
                 headers[wire.SIGNATURE] = target.signature
         tracing.inject(headers, trace.set_span_in_context(exchange.span))

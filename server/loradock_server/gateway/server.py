@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
 
+from loradock_adapters.errors import StoreError
 from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
 from loradock_server.base import ServedBase
@@ -58,8 +59,7 @@ async def run_gateway(
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
     provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
     registry = await asyncio.to_thread(Registry.open, settings.registry)
-    store = Store(settings.store_root)
-    await asyncio.to_thread(store.sweep)
+    store = settings.open_store()
     try:
         chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
         first_key = await asyncio.to_thread(registry.keys.ensure_admin, chosen)
@@ -76,6 +76,7 @@ async def run_gateway(
         # The lifespan is entered here and not by uvicorn, which would answer a failure by leaving the process.
         with _listening(settings.host, settings.port) as listener:
             async with app.router.lifespan_context(app), _served(app, listener) as serving:
+                app.state.services.background.start(_sweep(store))
                 if on_started is not None:
                     on_started(Started(_url(listener), first_key))
                 await _until_stopped(stop, serving)
@@ -84,6 +85,14 @@ async def run_gateway(
         await asyncio.to_thread(registry.close)
         if tracer_provider is None:
             await asyncio.to_thread(tracing.shut_down, provider)
+
+
+async def _sweep(store: Store) -> None:
+    """Beside the first requests: a bucket takes its time, and without it what is loaded is served all the same."""
+    try:
+        await asyncio.to_thread(store.sweep)
+    except StoreError as error:
+        _log.error("%s; until it can, nothing is registered and nothing is loaded that was not before", error)
 
 
 class _Server(uvicorn.Server):

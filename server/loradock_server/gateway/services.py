@@ -14,6 +14,7 @@ from loradock_server.drain import Drain
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator, Caller
 from loradock_server.gateway.background import Background
+from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
@@ -35,6 +36,7 @@ class Services:
     engine: EngineClient
     watch: EngineWatch
     pins: PinKeeper
+    concurrency: Concurrency
     ledger: Ledger
     usage: UsageFollower
     auth: Authenticator

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from loradock_adapters.adapter_settings import NOTHING_SAID, AdapterSettings
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import AdapterNotFound, RegistryError
 from loradock_adapters.names import AdapterRef
@@ -36,6 +37,7 @@ class Target:
     digest: str | None = None
     alias: str | None = None
     signature: str | None = None
+    settings: AdapterSettings = NOTHING_SAID
 
 
 class RoutingTable:
@@ -73,7 +75,7 @@ class RoutingTable:
             raise ModelNotFound(f"model {_shown(model)} does not exist: {error}") from error
         if reason := self.why_not_served(record):
             raise ModelNotFound(f"model {_shown(model)} {reason}")
-        return Target(record.ref.id, record.ref, record.digest, route.alias, _signature(record))
+        return Target(record.ref.id, record.ref, record.digest, route.alias, _signature(record), route.adapter.settings)
 
     def _route(self, model: str) -> Route | None:
         """None is the way to the base model."""

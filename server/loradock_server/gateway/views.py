@@ -40,6 +40,7 @@ def adapter_view(
     return {
         "object": "adapter",
         "name": adapter.name,
+        "settings": adapter.settings.document(),
         "created_at": adapter.created_at.isoformat(),
         "revision": adapter.revision,
         "aliases": {name: alias.split.as_target() for name, alias in adapter.aliases.items()},

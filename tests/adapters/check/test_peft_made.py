@@ -13,7 +13,7 @@ import pytest
 from loradock_adapters.base_model import BaseModel, LinearShape
 from loradock_adapters.check import Limits, Report, check_adapter
 from loradock_adapters.peft_folder import PeftFolder
-from loradock_adapters.store import Store
+from loradock_adapters.store import FolderStore
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -152,10 +152,11 @@ def test_an_adapter_of_the_bare_model_without_its_head_is_refused_with_the_right
 
 def test_a_stored_adapter_is_still_the_same_for_peft(make: Make, tmp_path: Path) -> None:
     adapter = PeftFolder.read(make())
-    blob = Store(tmp_path / "store").put(adapter.folder, adapter.files)
+    store = FolderStore(tmp_path / "store")
+    blob = store.put(adapter.folder, adapter.files)
     tokens = torch.arange(8).reshape(1, 8)
     answers = []
-    for folder in (adapter.folder, blob.folder):
+    for folder in (adapter.folder, store.path(blob.digest)):
         model = peft.PeftModel.from_pretrained(tiny_llama(), folder)
         with torch.no_grad():
             answers.append(model(tokens).logits)

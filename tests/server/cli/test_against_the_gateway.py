@@ -12,7 +12,6 @@ from typer.testing import Result
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.registry import Registry
-from loradock_adapters.store import Store
 from loradock_server.cli import register
 from loradock_server.gateway.app import create_app
 from loradock_server.settings import load_settings
@@ -30,9 +29,7 @@ def gateway(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     settings = load_settings()
     registry = Registry.open(settings.registry)
     key = registry.keys.ensure_admin(None)
-    app = create_app(
-        settings, registry, Store(settings.store_root), BaseModel.read(write_base(tmp_path)), "engine-token"
-    )
+    app = create_app(settings, registry, settings.open_store(), BaseModel.read(write_base(tmp_path)), "engine-token")
     with running(app) as url:
         settings.run_dir.mkdir(parents=True)
         file = settings.run_dir / "server.json"

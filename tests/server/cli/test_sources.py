@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,10 @@ from typer.testing import Result
 
 from loradock_adapters.digest import folder_digest
 from loradock_server.cli import register
-from tests.adapters.making import write_adapter, write_base
+from tests.adapters.making import lora_tensors, write_adapter, write_base
 from tests.adapters.sources.packing import entries_of, special, tar_bytes, tgz_bytes, zip_bytes
+from tests.fakes.hub import publish
+from tests.fakes.web import Web, file, redirect, running_web
 from tests.server.cli.scripted_server import ScriptedServer
 
 Run = Callable[..., Result]
@@ -98,3 +100,56 @@ def test_check_of_a_uri_that_makes_no_sense_is_exit_code_2(loradock: Run) -> Non
     result = loradock("adapters", "check", "zip://x::http://h/y", "--no-base")
     assert result.exit_code == 2
     assert "fix: " in result.output
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    with running_web() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
+
+
+def test_check_fetches_a_uri_to_this_machine_without_any_list(loradock: Run, web: Web, tmp_path: Path) -> None:
+    base = str(write_base(tmp_path))
+    folder = write_adapter(tmp_path / "mine")
+    publish(web, "org/mine", {path.name: path.read_bytes() for path in folder.iterdir()})
+    web.on("/b.tgz", file(tgz_bytes(entries_of(folder))))
+    address = web.on("/a.tgz", redirect("/b.tgz"))
+    for source in ("hf://org/mine@main", address):
+        result = loradock("adapters", "check", source, "--base", base)
+        assert result.exit_code == 0, result.output
+        assert f"try: loradock adapters register NAME {source}" in result.stdout
+    missing = loradock("adapters", "check", f"{web.url}/none.tgz", "--no-base")
+    assert (missing.exit_code, "is not there" in missing.stderr) == (2, True)
+
+
+def test_check_judges_what_it_fetched_and_can_repair_a_pickle_from_a_hub(
+    loradock: Run, web: Web, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    folder = write_adapter(tmp_path / "mine")
+    tensors = {name: torch.from_numpy(array) for name, array in lora_tensors().items()}
+    torch.save(tensors, tmp_path / "adapter_model.bin")
+    files = {
+        "adapter_config.json": (folder / "adapter_config.json").read_bytes(),
+        "adapter_model.bin": (tmp_path / "adapter_model.bin").read_bytes(),
+    }
+    publish(web, "org/mine", files)
+    plain = loradock("adapters", "check", "hf://org/mine", "--no-base")
+    assert (plain.exit_code, "--fix OUT" in plain.stderr) == (2, True)
+    fixed = loradock("adapters", "check", "hf://org/mine", "--no-base", "--fix", str(tmp_path / "fixed"))
+    assert fixed.exit_code == 0, fixed.output
+    assert (tmp_path / "fixed" / "adapter_model.safetensors").exists()
+
+
+def test_register_fetches_here_what_the_server_is_not_to_reach(
+    loradock: Run, server: ScriptedServer, web: Web, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "mine")
+    address = web.on("/a.zip", file(zip_bytes(entries_of(folder, below="mine/"))))
+    server.enqueue(201, REGISTERED)
+    result = loradock("adapters", "register", "support-bot", address, "--fetch-here")
+    assert result.exit_code == 0, result.output
+    (seen,) = server.history
+    assert seen.files == {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -10,7 +10,7 @@ import asyncio
 import math
 import selectors
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,16 @@ def cost(reading: Reading) -> int:
 class World:
     """Runs jobs through an Admission and checks at every admission what must always hold."""
 
-    def __init__(self, rules: Rules | None = None, *, places: int = 2, seats: int = 8, prompt_tokens: int = 10) -> None:
+    def __init__(
+        self,
+        rules: Rules | None = None,
+        *,
+        places: int = 2,
+        seats: int = 8,
+        prompt_tokens: int = 10,
+        weights: Mapping[str | None, float] | None = None,
+    ) -> None:
+        self.weights = weights or {}
         self.rules = rules or Rules()
         self.places, self.seats, self.prompt_tokens = places, seats, prompt_tokens
         self.admission = Admission(self.rules, places=places, seats=seats)
@@ -109,7 +118,7 @@ class World:
 
         job.meter = meter
         try:
-            with self.admission.line_up(adapter, meter) as ticket:
+            with self.admission.line_up(adapter, meter, self.weights.get(adapter, 1.0)) as ticket:
                 job.ticket = ticket
                 await ticket.turn()
                 self._note_admitted(job, ticket.arrived + ticket.waited_seconds)

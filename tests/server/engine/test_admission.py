@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from loradock_server.engine.admission import (
     TICK_SECONDS,
+    WEIGHTS,
     AdapterQueueFull,
     Admission,
     QueueFull,
@@ -230,6 +231,38 @@ def test_two_backlogged_adapters_get_equal_tokens_however_unequal_their_requests
     in_world(scenario, lambda: World(rules, places=places, seats=4))
 
 
+@pytest.mark.parametrize("places", [1, 2])
+@pytest.mark.parametrize(("priority", "factor"), [("high", 4.0), ("low", 0.25)])
+def test_of_two_backlogged_adapters_each_gets_tokens_by_its_priority(places: int, priority: str, factor: float) -> None:
+    async def scenario(world: World) -> None:
+        until = asyncio.get_running_loop().time() + 400
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(world.keep_busy("mine@1", 20, streams=12, until=until))
+            tasks.create_task(world.keep_busy("normal@1", 20, streams=12, until=until))
+            await asyncio.sleep(400)
+            mine, normal = world.used("mine@1"), world.used("normal@1")
+        assert mine / normal == pytest.approx(factor, rel=0.1)
+        assert min(mine, normal) > 4_000
+
+    rules = Rules(quantum_tokens=100, quantum_seconds=0.5, patience=NEVER)
+    in_world(scenario, lambda: World(rules, places=places, seats=4, weights={"mine@1": WEIGHTS[priority]}))
+
+
+def test_a_low_priority_waits_no_longer_than_the_patience_lets_it() -> None:
+    async def scenario(world: World) -> None:
+        until = asyncio.get_running_loop().time() + 60
+        async with asyncio.TaskGroup() as tasks:
+            for name in ("a@1", "b@1", "c@1"):
+                tasks.create_task(world.keep_busy(name, 20, streams=12, until=until))
+            await asyncio.sleep(5)
+            job = await world.serve("low@1", 20)
+        assert job.waited <= world.worst_wait(job, longest_tokens=20)
+
+    high, low = WEIGHTS["high"], WEIGHTS["low"]
+    weights: dict[str | None, float] = {"a@1": high, "b@1": high, "c@1": high, "low@1": low}
+    in_world(scenario, lambda: World(Rules(patience=2.0, quantum_seconds=0.5), places=1, seats=4, weights=weights))
+
+
 def test_what_one_used_while_nobody_waited_is_held_against_it_up_to_the_credit_only() -> None:
     async def scenario(world: World) -> None:
         until = asyncio.get_running_loop().time() + 180
@@ -402,7 +435,7 @@ def test_whatever_comes_and_goes_everyone_who_stays_is_admitted_in_time_and_noth
 ) -> None:
     async def main() -> None:
         rules = Rules(quantum_tokens=60, quantum_seconds=0.5, patience=patience)
-        world = World(rules, places=places, seats=places + spare_seats)
+        world = World(rules, places=places, seats=places + spare_seats, weights={"a0@1": 4.0, "a1@1": 0.25})
 
         async def client(start: float, adapter: str | None, tokens: int, leaves: float | None) -> None:
             await asyncio.sleep(start)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits
 from loradock_adapters.signing import TrustedKey, sign_digest
-from loradock_adapters.store import Blob, Store
+from loradock_adapters.store import Blob, FolderStore
 from loradock_server.engine.artifacts import StoredArtifacts
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit
 from tests.adapters.making import lora_config, lora_tensors, write_adapter, write_base
@@ -23,18 +23,18 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path, store: Store) -> StoredArtifacts:
+def artifacts(tmp_path: Path, store: FolderStore) -> StoredArtifacts:
     base = BaseModel.read(write_base(tmp_path))
     return StoredArtifacts(store, base, Limits(max_rank=4, max_bytes=1 << 20))
 
 
 @pytest.fixture
-def blob(tmp_path: Path, store: Store) -> Blob:
+def blob(tmp_path: Path, store: FolderStore) -> Blob:
     return store.put(write_adapter(tmp_path / "adapter"), FILES)
 
 
@@ -69,24 +69,24 @@ def replace(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_a_sound_blob_is_handed_out(artifacts: StoredArtifacts, blob: Blob) -> None:
-    assert artifacts.fetch(blob.digest) == blob.folder
+def test_a_sound_blob_is_handed_out(artifacts: StoredArtifacts, blob: Blob, store: FolderStore) -> None:
+    assert artifacts.fetch(blob.digest) == store.path(blob.digest)
 
 
 @pytest.mark.parametrize("harm", [rot, truncate, lose_a_file, lose_everything])
 def test_bytes_that_were_good_once_are_refused_when_they_have_changed_since(
-    harm: Callable[[Path], None], artifacts: StoredArtifacts, blob: Blob, store: Store, tmp_path: Path
+    harm: Callable[[Path], None], artifacts: StoredArtifacts, blob: Blob, store: FolderStore, tmp_path: Path
 ) -> None:
     artifacts.fetch(blob.digest)
-    harm(blob.folder)
+    harm(store.path(blob.digest))
     with pytest.raises(AdapterGone, match="register the adapter again"):
         artifacts.fetch(blob.digest)
     store.put(tmp_path / "adapter", FILES)
-    assert artifacts.fetch(blob.digest) == blob.folder
+    assert artifacts.fetch(blob.digest) == store.path(blob.digest)
 
 
 def test_a_stored_adapter_that_cannot_be_served_is_refused_with_the_reason(
-    artifacts: StoredArtifacts, store: Store, tmp_path: Path
+    artifacts: StoredArtifacts, store: FolderStore, tmp_path: Path
 ) -> None:
     tensors = lora_tensors()
     next(iter(tensors.values()))[0, 0] = np.nan
@@ -101,7 +101,7 @@ def test_what_is_no_digest_is_not_looked_for(digest: str, artifacts: StoredArtif
         artifacts.fetch(digest)
 
 
-def test_where_signatures_are_demanded_only_signed_bytes_leave_the_store(tmp_path: Path, store: Store) -> None:
+def test_where_signatures_are_demanded_only_signed_bytes_leave_the_store(tmp_path: Path, store: FolderStore) -> None:
     base = BaseModel.read(write_base(tmp_path))
     blob = store.put(write_adapter(tmp_path / "adapter"), FILES)
     other = store.put(write_adapter(tmp_path / "other", config=lora_config(lora_alpha=9)), FILES)
@@ -119,6 +119,6 @@ def test_where_signatures_are_demanded_only_signed_bytes_leave_the_store(tmp_pat
         with pytest.raises(AdapterUnfit, match="no signature of trainer"):
             artifacts.fetch(blob.digest, signatures)
     good = sign_digest(blob.digest, trainer).text
-    assert artifacts.fetch(blob.digest, (*refused[2], good)) == blob.folder
+    assert artifacts.fetch(blob.digest, (*refused[2], good)) == store.path(blob.digest)
     with pytest.raises(AdapterUnfit):
         artifacts.fetch(blob.digest)  # asked again without: no verdict is kept about this

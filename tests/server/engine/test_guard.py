@@ -267,6 +267,8 @@ def test_a_request_whose_adapter_headers_make_no_sense_is_refused_and_never_answ
         world = World(app)
         response = await world.client.post("/v1/completions", headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_adapter_header")
+        response = await world.client.post("/v1/completions", headers={wire.PRIORITY: "urgent"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "bad_priority_header")
         assert world.guard.drain.in_flight == 0
 
     drive(main())

@@ -17,7 +17,7 @@ import torch
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.signing import make_key, read_key, sign_digest
-from loradock_adapters.store import Blob, Store
+from loradock_adapters.store import Blob, FolderStore
 from loradock_server.engine.residency import AdapterGone, AdapterUnfit
 from loradock_server.engine.signatures import Signatures
 from loradock_server.engine.stager import NICENESS, Stager, StagerGone, StagerOrder
@@ -28,8 +28,8 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def base(tmp_path: Path) -> BaseModel:
 
 
 @pytest.fixture
-def blob(store: Store, tmp_path: Path) -> Blob:
+def blob(store: FolderStore, tmp_path: Path) -> Blob:
     return store.put(write_adapter(tmp_path / "adapter"), FILES)
 
 
 @pytest.fixture
-def stager(store: Store, base: BaseModel, tmp_path: Path) -> Iterator[Stager]:
+def stager(store: FolderStore, base: BaseModel, tmp_path: Path) -> Iterator[Stager]:
     stager = Stager(StagerOrder(str(tmp_path / "store"), str(base.folder), max_rank=64, max_bytes=1 << 30))
     yield stager
     stager.close()
@@ -66,10 +66,10 @@ def staged_rows(stager: Stager, folder: Path, base: BaseModel) -> int:
 
 
 def test_it_verifies_and_lays_out_at_low_priority_and_ends_with_the_engine(
-    stager: Stager, blob: Blob, base: BaseModel
+    stager: Stager, store: FolderStore, blob: Blob, base: BaseModel
 ) -> None:
-    assert stager.fetch(blob.digest) == blob.folder
-    assert staged_rows(stager, blob.folder, base) > 0
+    assert stager.fetch(blob.digest) == store.path(blob.digest)
+    assert staged_rows(stager, store.path(blob.digest), base) > 0
     assert stager._process is not None
     pid = stager._process.pid
     lowest = 19
@@ -80,7 +80,7 @@ def test_it_verifies_and_lays_out_at_low_priority_and_ends_with_the_engine(
 
 
 def test_what_is_wrong_with_an_adapter_comes_back_as_what_it_is(
-    stager: Stager, store: Store, blob: Blob, base: BaseModel, tmp_path: Path
+    stager: Stager, store: FolderStore, blob: Blob, base: BaseModel, tmp_path: Path
 ) -> None:
     with pytest.raises(AdapterGone, match="no blob"):
         stager.fetch("0" * 64)
@@ -90,23 +90,23 @@ def test_what_is_wrong_with_an_adapter_comes_back_as_what_it_is(
     with pytest.raises(AdapterUnfit, match="NaN"):
         stager.fetch(bad.digest)
     with pytest.raises(AdapterUnfit, match="lora_A has shape"):
-        stager.stage(blob.folder, plan_of(base, features=7).to_plain(), dict.fromkeys(base.modules, 1.0))
+        stager.stage(store.path(blob.digest), plan_of(base, features=7).to_plain(), dict.fromkeys(base.modules, 1.0))
     with pytest.raises(AdapterUnfit):
         stager.stage(tmp_path / "nowhere", plan_of(base).to_plain(), dict.fromkeys(base.modules, 1.0))
-    assert stager.fetch(blob.digest) == blob.folder
+    assert stager.fetch(blob.digest) == store.path(blob.digest)
 
 
 def test_a_process_that_was_killed_is_replaced_without_anybody_noticing(
-    stager: Stager, blob: Blob, base: BaseModel
+    stager: Stager, store: FolderStore, blob: Blob, base: BaseModel
 ) -> None:
     stager.fetch(blob.digest)
     assert stager._process is not None
     os.kill(stager._process.pid, signal.SIGKILL)
-    assert staged_rows(stager, blob.folder, base) > 0
+    assert staged_rows(stager, store.path(blob.digest), base) > 0
 
 
 def test_a_process_that_does_not_answer_is_given_up_and_its_client_told_to_retry(
-    store: Store, blob: Blob, base: BaseModel, tmp_path: Path
+    store: FolderStore, blob: Blob, base: BaseModel, tmp_path: Path
 ) -> None:
     stager = Stager(
         StagerOrder(str(tmp_path / "store"), str(base.folder), max_rank=64, max_bytes=1 << 30), patience_seconds=0.01
@@ -119,7 +119,7 @@ def test_a_process_that_does_not_answer_is_given_up_and_its_client_told_to_retry
 
 
 def test_it_reads_only_what_a_trusted_key_signed_where_that_is_demanded(
-    store: Store, base: BaseModel, blob: Blob, tmp_path: Path
+    store: FolderStore, base: BaseModel, blob: Blob, tmp_path: Path
 ) -> None:
     trainer = make_key(tmp_path / "trainer.key", "trainer")
     signatures = Signatures()
@@ -133,6 +133,6 @@ def test_it_reads_only_what_a_trusted_key_signed_where_that_is_demanded(
         with pytest.raises(AdapterUnfit, match="trainer"):
             stager.fetch(blob.digest)
         signatures.note(blob.digest, sign_digest(blob.digest, read_key(tmp_path / "trainer.key")).text)
-        assert stager.fetch(blob.digest) == blob.folder
+        assert stager.fetch(blob.digest) == store.path(blob.digest)
     finally:
         stager.close()

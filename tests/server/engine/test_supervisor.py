@@ -25,7 +25,7 @@ PROGRAM = """
 import json, os, signal, subprocess, sys, time
 order = json.loads(sys.stdin.readline())
 child = subprocess.Popen(["sleep", "600"])
-with open(order["store_root"], "a") as file:
+with open(order["artifacts"], "a") as file:
     file.write(json.dumps({**order, "pid": os.getpid(), "child": child.pid}) + "\\n")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 time.sleep(600)
@@ -36,7 +36,8 @@ time.sleep(600)
 def order(tmp_path: Path) -> LaunchOrder:
     return LaunchOrder(
         address="unix:/nowhere", token="t", generation="", restarts=0, model="/m", served_name="b",
-        base_digest="d", target_modules=("q_proj",), store_root=str(tmp_path / "starts"), max_loras=1,
+        base_digest="d", target_modules=("q_proj",), max_loras=1,
+        artifacts=str(tmp_path / "starts"), artifacts_cache="", artifacts_cache_bytes=0,
         max_cpu_loras=1, adapter_memory_bytes=1, max_rank=8, max_adapter_bytes=1, max_model_len=16, dtype="auto",
         kv_cache_bytes=1,
         drain_timeout=1, metrics_adapter_limit=1, log_level="info", engine_args=("--seed=1",),
@@ -45,7 +46,7 @@ def order(tmp_path: Path) -> LaunchOrder:
 
 
 async def starts(order: LaunchOrder, count: int) -> list[dict[str, object]]:
-    path = Path(order.store_root)
+    path = Path(order.artifacts)
     while True:
         lines = path.read_text().splitlines() if path.exists() else []
         if len(lines) >= count:
@@ -117,7 +118,7 @@ SERVING = """
 import asyncio, json, os, signal, subprocess, sys, time
 order = json.loads(sys.stdin.readline())
 child = subprocess.Popen(["sleep", "600"])
-with open(order["store_root"], "a") as file:
+with open(order["artifacts"], "a") as file:
     file.write(json.dumps({**order, "pid": os.getpid(), "child": child.pid, "at": time.monotonic()}) + "\\n")
 path = order["address"].removeprefix("unix:")
 
@@ -237,7 +238,7 @@ def test_waiting_grows_while_engines_cannot_even_start_and_not_when_a_good_one_i
     serving_order: LaunchOrder,
 ) -> None:
     async def lives(program: str, *, kill: bool) -> list[float]:
-        Path(serving_order.store_root).unlink(missing_ok=True)
+        Path(serving_order.artifacts).unlink(missing_ok=True)
         stop = asyncio.Event()
         supervisor = Supervisor(serving_order, command=(sys.executable, "-c", program))
         running = asyncio.create_task(supervisor.run(stop))

@@ -24,7 +24,7 @@ def test_an_upload_becomes_the_live_version_at_once(gateway: Gateway) -> None:
     assert (view["id"], view["name"], view["version"], view["created"]) == ("poet@1", "poet", 1, True)
     assert view["aliases"] == ["live"]
     assert view["report"]["ok"] is True
-    blob = gateway.settings.store_root / "blobs" / "sha256" / view["digest"]
+    blob = gateway.settings.home / "store" / "blobs" / "sha256" / view["digest"]
     names = {path.name for path in blob.iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
     assert list((gateway.settings.home / "tmp").iterdir()) == []
@@ -80,7 +80,7 @@ def test_a_faulty_adapter_is_422_with_every_fault_and_leaves_nothing(gateway: Ga
     assert len(error["faults"]) >= 2
     assert {"code", "where", "value", "limit", "fix"} <= set(error["faults"][0])
     assert gateway.http.get("/admin/adapters").json()["data"] == []
-    assert not (gateway.settings.store_root / "blobs").exists()
+    assert not (gateway.settings.home / "store" / "blobs").exists()
     assert list((gateway.settings.home / "tmp").iterdir()) == []
 
 
@@ -285,6 +285,8 @@ def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> N
         ("DELETE", "/admin/adapters/poet/aliases/live"),
         ("GET", "/admin/operations"),
         ("GET", "/admin/operations/op-1"),
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/v1/unload_lora_adapter"),
         ("GET", "/admin/audit"),
         ("POST", "/admin/gc"),
         ("GET", "/admin/keys"),

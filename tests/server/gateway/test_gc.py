@@ -26,7 +26,7 @@ def test_the_bytes_of_a_deleted_version_go_once_the_engine_is_rid_of_them(gatewa
     assert gateway.http.post("/admin/gc").json()["blobs"] == [], "the grace is an hour"
     assert collect(gateway, grace_seconds=0, dry_run=True) == [first]
     assert collect(gateway, grace_seconds=0) == [first]
-    blobs = gateway.settings.store_root / "blobs/sha256"
+    blobs = gateway.settings.home / "store" / "blobs/sha256"
     assert [blob.name for blob in blobs.iterdir()] == [second]
     (event,) = gateway.http.get("/admin/audit?limit=1").json()["data"]
     assert (event["action"], event["after"]) == ("store.collected", {"blobs": [first]})

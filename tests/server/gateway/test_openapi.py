@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.registry import Registry
-from loradock_adapters.store import Store
+from loradock_adapters.store import FolderStore
 from loradock_server.gateway.app import create_app
 from loradock_server.gateway.openapi import OPERATIONS
 from loradock_server.settings import load_settings
@@ -36,7 +36,9 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
     registry = Registry.open(f"sqlite:///{tmp_path}/registry.db")
-    app = create_app(load_settings(home=tmp_path), registry, Store(tmp_path), BaseModel.read(write_base(tmp_path)), "t")
+    app = create_app(
+        load_settings(home=tmp_path), registry, FolderStore(tmp_path), BaseModel.read(write_base(tmp_path)), "t"
+    )
     routes = {
         (method, route.path) for route in app.routes if isinstance(route, Route) for method in route.methods or ()
     }

@@ -51,7 +51,7 @@ def test_only_what_was_signed_is_registered_and_the_engine_is_told_by_whom(
     (version,) = strict.http.get("/admin/adapters/poet").json()["versions"]
     assert version["signature"]["signer"] == "trainer"
     assert strict.engine.probe_orders[0]["signature"].endswith(version["signature"]["signature"])
-    blob = strict.settings.store_root / "blobs" / "sha256" / version["digest"]
+    blob = strict.settings.home / "store" / "blobs" / "sha256" / version["digest"]
     assert "signature.json" not in {path.name for path in blob.iterdir()}
 
     answer = strict.openai().chat.completions.with_raw_response.create(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import obstore
 import pytest
 
+from loradock_adapters.sources import retries
 from loradock_server.settings import SettingsError, load_settings
 from tests.adapters.making import write_adapter
 from tests.adapters.sources.packing import entries_of, special, tar_bytes, tgz_bytes, zip_bytes
-from tests.server.gateway.conftest import Gateway, Start, files_of
+from tests.fakes.hub import COMMIT, publish
+from tests.fakes.web import Web, file, redirect, running_web, stall, status
+from tests.seaweed import Seaweed
+from tests.server.gateway.conftest import Gateway, Start, eventually, files_of
 
 VERSIONS = "/admin/adapters/poet/versions"
 
@@ -123,3 +130,86 @@ def test_prefixes_are_settings_that_are_judged_at_start(monkeypatch: pytest.Monk
     for bad in ("https://", "file:///srv", "my-org", "s3://a/../b"):
         with pytest.raises(SettingsError, match="source_prefixes"):
             load_settings(source_prefixes=bad)
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE_SECONDS", 0.01)
+    with running_web() as server:
+        yield server
+
+
+def source_of(gateway: Gateway, name: str) -> str:
+    source: str = gateway.http.get(f"/admin/adapters/{name}").json()["versions"][0]["source"]
+    return source
+
+
+def test_the_server_fetches_an_open_address_and_keeps_where_it_was_without_the_signature(
+    start: Start, web: Web, tmp_path: Path
+) -> None:
+    packed = tgz_bytes(entries_of(write_adapter(tmp_path / "a"), below="a/"))
+    address = web.on("/models/a.tgz", status(503), file(packed, cut=300, etag='"1"'), file(packed, etag='"1"'))
+    web.on("/models/moved.tgz", redirect("/elsewhere/a.tgz"))
+    with start(source_prefixes=(f"{web.url}/models",)) as gateway:
+        answer = gateway.http.post(VERSIONS, json={"source": f"{address}?X-Signature=secret"})
+        assert (answer.status_code, answer.json()["id"]) == (201, "poet@1")
+        assert source_of(gateway, "poet") == address
+        assert "secret" not in gateway.http.get("/admin/audit").text
+        away = gateway.http.post(VERSIONS, json={"source": f"{web.url}/models/moved.tgz"})
+        assert error_of(away) == (403, "source_refused")
+        assert "a redirect from" in away.json()["error"]["message"]
+        for path, code in (("/models/none.tgz", (404, "source_not_found")), ("/other/a.tgz", (403, "source_refused"))):
+            assert error_of(gateway.http.post(VERSIONS, json={"source": web.url + path})) == code
+        web.on("/models/down.tgz", status(503))
+        down = gateway.http.post(VERSIONS, json={"source": f"{web.url}/models/down.tgz"})
+        assert error_of(down) == (502, "source_unavailable")
+        assert left_behind(gateway) == []
+
+
+def test_the_server_fetches_from_a_hub_and_keeps_the_commit(
+    start: Start, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    publish(web, "org/poet", files_of(write_adapter(tmp_path / "a")), token="hf_secret")
+    with start(source_prefixes=("hf://org",)) as gateway:
+        answer = gateway.http.post(VERSIONS, json={"source": "hf://org/poet@main"})
+        assert (answer.status_code, answer.json()["id"]) == (201, "poet@1")
+        assert source_of(gateway, "poet") == f"hf://org/poet@{COMMIT}"
+
+
+def test_the_server_fetches_from_a_bucket(
+    start: Start, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = seaweed.new_bucket()
+    for name, data in files_of(write_adapter(tmp_path / "a")).items():
+        obstore.put(seaweed.store(bucket), f"team/poet/{name}", data)
+    with start(source_prefixes=(f"s3://{bucket}/team",)) as gateway:
+        answer = gateway.http.post(VERSIONS, json={"source": f"s3://{bucket}/team/poet"})
+        assert (answer.status_code, source_of(gateway, "poet")) == (201, f"s3://{bucket}/team/poet")
+
+
+def test_requests_are_answered_while_sources_stall_and_a_stop_ends_them(start: Start, web: Web, tmp_path: Path) -> None:
+    """More of them than the loop has common threads; none is left when the gateway stops."""
+    gate = threading.Event()
+    packed = tgz_bytes(entries_of(write_adapter(tmp_path / "a")))
+    address = web.on("/a.tgz", stall(gate, packed, after=100))
+    try:
+        with start(source_prefixes=(address,), drain_timeout=0) as gateway:
+            count = min(32, (os.cpu_count() or 1) + 4) + 2
+            for index in range(count):
+                answer = gateway.http.post(
+                    f"/admin/adapters/a{index}/versions", json={"source": address}, headers={"prefer": "respond-async"}
+                )
+                assert answer.status_code == 202, answer.text
+            eventually(lambda: len(web.asked) == count)
+            assert gateway.upload("poet", {"a.tgz": packed}).status_code == 201
+            gateway.stop()
+            gate.set()
+            gateway.wait_stopped()
+            eventually(lambda: left_behind(gateway) == [])
+    finally:
+        gate.set()

@@ -7,7 +7,18 @@ the document.
 
 from __future__ import annotations
 
-from loradock_server.gateway.openapi import adapters, aliases, audit, gc, health, inference, keys, operations
+from loradock_server.gateway.openapi import (
+    adapters,
+    aliases,
+    audit,
+    gc,
+    health,
+    inference,
+    keys,
+    lora_adapters,
+    operations,
+    settings,
+)
 from loradock_server.gateway.openapi.document import build_document
 from loradock_server.gateway.openapi.operation import Operation
 
@@ -15,6 +26,8 @@ OPERATIONS: tuple[Operation, ...] = (
     *inference.OPERATIONS,
     *adapters.OPERATIONS,
     *aliases.OPERATIONS,
+    *settings.OPERATIONS,
+    *lora_adapters.OPERATIONS,
     *operations.OPERATIONS,
     *audit.OPERATIONS,
     *keys.OPERATIONS,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from loradock_adapters import errors as core
+from loradock_adapters.adapter_settings import AdapterSettings
 from loradock_adapters.registry.states import VersionState
 from loradock_server import wire
 from loradock_server.gateway import errors
@@ -66,6 +67,7 @@ class Adapter(BaseModel):
     created_at: datetime
     revision: int = Field(description="grows with every change of it; the ETag")
     aliases: dict[str, Target]
+    settings: AdapterSettings = Field(description="what was said of it; nothing of what was not")
     versions: list[Version]
     residency: dict[str, str] = Field(description="tier by id of what is in the engine's memory")
     tier: str
@@ -198,6 +200,19 @@ SOURCE_ERRORS = (
 """What can be wrong with where an adapter comes from."""
 
 NAMED = (core.InvalidName, errors.BadRequest)
+REGISTRATION_ERRORS = (
+    *NAMED,
+    errors.NameTaken,
+    *SOURCE_ERRORS,
+    core.AdapterRejected,
+    core.AdapterUnreadable,
+    core.AdapterConflict,
+    core.StoreError,
+    errors.ProbeFailed,
+    errors.EngineUnavailable,
+)
+"""What a registration can come to, however it was asked for."""
+
 FOUND = (*NAMED, core.AdapterNotFound)
 
 _PATH = "/admin/adapters"
@@ -237,20 +252,7 @@ OPERATIONS = (
             200: Answer(RegisteredVersion, "These bytes were a version already."),
             202: ACCEPTED,
         },
-        (
-            *NAMED,
-            errors.NameTaken,
-            *SOURCE_ERRORS,
-            core.AdapterRejected,
-            core.AdapterUnreadable,
-            core.AdapterConflict,
-            core.StoreError,
-            core.ClaimReused,
-            errors.OperationRuns,
-            errors.OperationLost,
-            errors.ProbeFailed,
-            errors.EngineUnavailable,
-        ),
+        (*NAMED, *REGISTRATION_ERRORS, core.ClaimReused, errors.OperationRuns, errors.OperationLost),
         {"multipart/form-data": UPLOAD, JSON: NamedSource},
     ),
     Operation(

@@ -130,7 +130,7 @@ def _errors(operation: Operation) -> dict[str, Any]:
         if status not in operation.answers
     }
     if operation.passes_engine_errors:
-        responses["429"] = _error(429, [], open=True)
+        responses.setdefault("429", _error(429, [], open=True))
         responses["4XX"] = _error(400, [], open=True)
         responses["5XX"] = _error(500, [], open=True)
     return responses

@@ -90,6 +90,7 @@ _FAILS: Errors = (
     core.VersionRetired,
     errors.EngineUnavailable,
     errors.EngineTimeout,
+    errors.AdapterBusy,
 )
 _TAG = "inference"
 _STREAM = {"text/event-stream": {"type": "string", "description": "events as OpenAI has them, ended by [DONE]"}}

@@ -26,7 +26,7 @@ from vllm.model_executor.model_loader import get_model
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits
-from loradock_adapters.store import Store
+from loradock_adapters.store import FolderStore
 from loradock_server.engine import vllm_compat
 from loradock_server.engine.artifacts import StoredArtifacts
 from loradock_server.engine.launch import target_modules
@@ -118,7 +118,7 @@ class Side:
     """Our side of the engine over a World: store, residency, loader, and the names published to vLLM's routes."""
 
     def __init__(self, world: World, *, capacity: int) -> None:
-        self.store = Store(world.folder / "store")
+        self.store = FolderStore(world.folder / "store")
         self.published: dict[str, LoRARequest] = {}
         state = SimpleNamespace(openai_serving_models=SimpleNamespace(lora_requests=self.published))
         engine: Any = SimpleNamespace(client=Client(world), app=SimpleNamespace(state=state))
