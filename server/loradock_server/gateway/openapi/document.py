@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from loradock_server import __version__
+from loradock_server import __version__, wire
 from loradock_server.gateway.errors import TABLE, Rule
 from loradock_server.gateway.openapi.adapters import Fault
 from loradock_server.gateway.openapi.operation import (
@@ -154,6 +154,7 @@ def _error(status: int, rules: Sequence[Rule], *, open: bool, observed: bool = T
     named += [AUTHENTICATE] if status == 401 else []
     # A 412 for something that is gone has no revision to name.
     sometimes = [ETAG] if status == 412 else []
+    sometimes += [wire.ADAPTER, wire.DIGEST] if open else []
     return {"description": says, "headers": _headers(named, sometimes), "content": {JSON: {"schema": schema}}}
 
 
