@@ -27,7 +27,7 @@
     │   ├── AdapterConflict
     │   │   ├── GateRefused                      .objections
     │   │   └── VersionInUse
-    │   └── ChangedMeanwhile                     .revision .current
+    │   └── ChangedMeanwhile                     .revision .expected .current
     ├── StoreError
     │   ├── BlobMissing           (LookupError)
     │   └── BlobCorrupt
@@ -42,7 +42,7 @@ It knows no HTTP status: the gateway's table turns a class into one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -190,13 +190,24 @@ class VersionInUse(AdapterConflict):
 
 
 class ChangedMeanwhile(AdapterError):
-    """Somebody else changed what was to be changed; `revision` and `current` are what is there, None for nothing."""
+    """Somebody else changed what was to be changed; `revision` and `current` are what is there, None for nothing.
 
-    def __init__(self, what: str, revision: int | None, current: Mapping[str, Any] | None) -> None:
+    `expected` are the revisions that would have done, None for any.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        revision: int | None,
+        current: Mapping[str, Any] | None,
+        expected: Collection[int] | None = None,
+    ) -> None:
         self.revision = revision
+        self.expected = None if expected is None else sorted(expected)
         self.current = current
         there = "it is gone" if revision is None else f"it is at revision {revision} now"
-        super().__init__(f"{what} was changed by somebody else: {there}; look at it and try again")
+        seen = f"you saw revision {', '.join(map(str, self.expected))}, " if self.expected else ""
+        super().__init__(f"{what} was changed by somebody else: {seen}{there}; look at it and try again")
 
 
 class StoreError(LoraDockError):

@@ -20,6 +20,7 @@ from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.tables import AuditRow
 
 MAX_PAGE = 1000
+MAX_ID = 2**63 - 1  # what a database's largest integer holds
 
 
 @dataclass(frozen=True, slots=True)
