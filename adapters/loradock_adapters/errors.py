@@ -18,11 +18,14 @@
     │   │   └── SourceUnavailable
     │   ├── AdapterNotFound       (LookupError)
     │   │   └── VersionNotFound
-    │   │       └── AliasNotFound
+    │   │       ├── AliasNotFound
+    │   │       └── EvaluationNotFound
     │   ├── InvalidSplit          (ValueError)
     │   ├── InvalidSettings       (ValueError)   .faults
+    │   ├── InvalidEvaluation     (ValueError)
     │   ├── VersionRetired
     │   ├── AdapterConflict
+    │   │   ├── GateRefused                      .objections
     │   │   └── VersionInUse
     │   └── ChangedMeanwhile                     .revision .expected .current
     ├── StoreError
@@ -44,6 +47,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loradock_adapters.faults import Fault, Report
+    from loradock_adapters.promotion_gate import Objection
 
 
 class LoraDockError(Exception):
@@ -141,6 +145,10 @@ class AliasNotFound(VersionNotFound):
     """The adapter exists, this alias of it does not."""
 
 
+class EvaluationNotFound(VersionNotFound):
+    """The version exists, this evaluation of it does not."""
+
+
 class InvalidSplit(AdapterError, ValueError):
     """An alias cannot point like this; seen by whoever sets it."""
 
@@ -153,12 +161,28 @@ class InvalidSettings(AdapterError, ValueError):
         super().__init__("; ".join(f"{fault.where}: {fault.value}: {fault.limit}" for fault in faults))
 
 
+class InvalidEvaluation(AdapterError, ValueError):
+    """What is said to be an evaluation is none; seen by whoever attaches it."""
+
+
 class VersionRetired(AdapterError):
     """The version was taken out of service; seen by clients as 410 adapter_retired."""
 
 
 class AdapterConflict(AdapterError):
     """What is asked for does not fit the state that a version or an alias is in."""
+
+
+class GateRefused(AdapterConflict):
+    """The promotion gate keeps a version from going live; seen by whoever promotes. `objections` has the numbers."""
+
+    def __init__(self, objections: tuple[Objection, ...]) -> None:
+        self.objections = objections
+        told = "; ".join(f"{objection.version}: {objection.text}" for objection in objections)
+        super().__init__(
+            f"the promotion gate (LORADOCK_PROMOTION_GATE) refuses it: {told}; attach a better evaluation, or promote "
+            "with --force and a reason"
+        )
 
 
 class VersionInUse(AdapterConflict):
