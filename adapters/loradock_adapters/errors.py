@@ -25,6 +25,7 @@
     │   ├── AdapterConflict
     │   │   └── VersionInUse
     │   └── ChangedMeanwhile                     .revision .current
+    ├── BackupError
     ├── StoreError
     │   ├── BlobMissing           (LookupError)
     │   └── BlobCorrupt
@@ -173,6 +174,10 @@ class ChangedMeanwhile(AdapterError):
         self.current = current
         there = "it is gone" if revision is None else f"it is at revision {revision} now"
         super().__init__(f"{what} was changed by somebody else: {there}; look at it and try again")
+
+
+class BackupError(LoraDockError):
+    """A backup could not be made or brought back; seen by the operator."""
 
 
 class StoreError(LoraDockError):
