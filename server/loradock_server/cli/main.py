@@ -87,7 +87,7 @@ class RootGroup(LazyGroup):
         ),
         "restore": Lazy(
             "loradock_server.cli.backup:restore",
-            "Bring a backup into a home folder without a registry.",
+            "Bring a backup into a home folder without a registry, and let the doctor look at it.",
             _MANAGE,
             examples("""
                 loradock restore /backups/loradock-monday --home /srv/loradock-2
