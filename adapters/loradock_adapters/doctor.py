@@ -153,6 +153,6 @@ def _note_all(findings: list[Finding], mend: Callable[[], object], note: Note) -
 
 def _old_uploads(uploads: Path, age_seconds: float) -> Iterator[Path]:
     limit = time.time() - age_seconds
-    for folder in sorted(uploads.glob("upload-*")):
+    for folder in sorted((*uploads.glob("upload-*"), *uploads.glob("source-*"))):
         if folder.stat().st_mtime <= limit:
             yield folder

@@ -18,14 +18,18 @@
     │   │   └── SourceUnavailable
     │   ├── AdapterNotFound       (LookupError)
     │   │   └── VersionNotFound
-    │   │       └── AliasNotFound
+    │   │       ├── AliasNotFound
+    │   │       └── EvaluationNotFound
     │   ├── InvalidSplit          (ValueError)
     │   ├── InvalidSettings       (ValueError)   .faults
+    │   ├── InvalidEvaluation     (ValueError)
     │   ├── VersionRetired
     │   ├── AdapterConflict
+    │   │   ├── GateRefused                      .objections
     │   │   └── VersionInUse
     │   └── ChangedMeanwhile                     .revision .current
     ├── BackupError
+    │   └── ChangedMeanwhile                     .revision .expected .current
     ├── StoreError
     │   ├── BlobMissing           (LookupError)
     │   └── BlobCorrupt
@@ -40,11 +44,12 @@ It knows no HTTP status: the gateway's table turns a class into one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loradock_adapters.faults import Fault, Report
+    from loradock_adapters.promotion_gate import Objection
 
 
 class LoraDockError(Exception):
@@ -142,6 +147,10 @@ class AliasNotFound(VersionNotFound):
     """The adapter exists, this alias of it does not."""
 
 
+class EvaluationNotFound(VersionNotFound):
+    """The version exists, this evaluation of it does not."""
+
+
 class InvalidSplit(AdapterError, ValueError):
     """An alias cannot point like this; seen by whoever sets it."""
 
@@ -154,6 +163,10 @@ class InvalidSettings(AdapterError, ValueError):
         super().__init__("; ".join(f"{fault.where}: {fault.value}: {fault.limit}" for fault in faults))
 
 
+class InvalidEvaluation(AdapterError, ValueError):
+    """What is said to be an evaluation is none; seen by whoever attaches it."""
+
+
 class VersionRetired(AdapterError):
     """The version was taken out of service; seen by clients as 410 adapter_retired."""
 
@@ -162,18 +175,41 @@ class AdapterConflict(AdapterError):
     """What is asked for does not fit the state that a version or an alias is in."""
 
 
+class GateRefused(AdapterConflict):
+    """The promotion gate keeps a version from going live; seen by whoever promotes. `objections` has the numbers."""
+
+    def __init__(self, objections: tuple[Objection, ...]) -> None:
+        self.objections = objections
+        told = "; ".join(f"{objection.version}: {objection.text}" for objection in objections)
+        super().__init__(
+            f"the promotion gate (LORADOCK_PROMOTION_GATE) refuses it: {told}; attach a better evaluation, or promote "
+            "with --force and a reason"
+        )
+
+
 class VersionInUse(AdapterConflict):
     """An alias points to the version; seen by whoever wants to retire or delete it."""
 
 
 class ChangedMeanwhile(AdapterError):
-    """Somebody else changed what was to be changed; `revision` and `current` are what is there, None for nothing."""
+    """Somebody else changed what was to be changed; `revision` and `current` are what is there, None for nothing.
 
-    def __init__(self, what: str, revision: int | None, current: Mapping[str, Any] | None) -> None:
+    `expected` are the revisions that would have done, None for any.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        revision: int | None,
+        current: Mapping[str, Any] | None,
+        expected: Collection[int] | None = None,
+    ) -> None:
         self.revision = revision
+        self.expected = None if expected is None else sorted(expected)
         self.current = current
         there = "it is gone" if revision is None else f"it is at revision {revision} now"
-        super().__init__(f"{what} was changed by somebody else: {there}; look at it and try again")
+        seen = f"you saw revision {', '.join(map(str, self.expected))}, " if self.expected else ""
+        super().__init__(f"{what} was changed by somebody else: {seen}{there}; look at it and try again")
 
 
 class BackupError(LoraDockError):

@@ -18,7 +18,10 @@ BASE = "base"
 
 RESERVED_NAMES = frozenset({BASE, "other"})  # label values that metrics use for themselves
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
+"""How names and aliases are spelt, as a regular expression."""
+
+_NAME = re.compile(NAME_PATTERN)
 # Nine digits fit every database's integer, and nobody counts further.
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _NAME_RULE = "1 to 63 of a-z 0-9 . _ -, the first a letter or digit"

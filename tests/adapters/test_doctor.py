@@ -114,7 +114,7 @@ def test_corrupt_bytes_are_put_aside_and_the_right_ones_may_be_registered_again(
 
 
 def test_what_crashed_writers_left_is_removed_once_it_is_old(home: Home) -> None:
-    left = (home.folder / "store/tmp/abc", home.folder / "tmp/upload-abc")
+    left = (home.folder / "store/tmp/abc", home.folder / "tmp/upload-abc", home.folder / "tmp/source-abc")
     for folder in left:
         folder.mkdir()
         (folder / "adapter_model.safetensors").write_bytes(b"half")
@@ -125,6 +125,7 @@ def test_what_crashed_writers_left_is_removed_once_it_is_old(home: Home) -> None
         os.utime(folder, (old, old))
     assert home.findings(repair=True, age_seconds=3600) == [
         ("half_written", str(left[0])),
+        ("half_uploaded", str(left[2])),
         ("half_uploaded", str(left[1])),
         ("orphan_blob", orphan),
     ]

@@ -20,6 +20,7 @@ from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.tables import AuditRow
 
 MAX_PAGE = 1000
+MAX_ID = 2**63 - 1  # what a database's largest integer holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Action(StrEnum):
     VERSION_FAILED = "version.failed"
     VERSION_DELETED = "version.deleted"
     VERSION_SIGNED = "version.signed"
+    VERSION_EVALUATED = "version.evaluated"
     ALIAS_SET = "alias.set"
     ALIAS_ROLLED_BACK = "alias.rolled_back"
     ALIAS_DELETED = "alias.deleted"

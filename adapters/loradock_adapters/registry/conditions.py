@@ -22,4 +22,4 @@ class IfMatch:
     def require(self, what: str, revision: int | None, current: Mapping[str, Any] | None) -> None:
         """Raises ChangedMeanwhile, with what is there, unless `revision` (None: there is nothing) will do."""
         if revision is None or not (self.anything or revision in self.revisions):
-            raise ChangedMeanwhile(what, revision, current)
+            raise ChangedMeanwhile(what, revision, current, None if self.anything else self.revisions)

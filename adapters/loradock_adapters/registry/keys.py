@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ SCOPES = frozenset({ADMIN, INFERENCE})
 
 _MAX_SECRET = 512  # characters; longer ones are not hashed at all
 _STRONG_SECRET = 16
+_ID = re.compile(r"key-[0-9a-f]{12}")
 _log = logging.getLogger(__name__)
 
 
@@ -108,7 +110,7 @@ class KeyTable:
         Raises KeyNotFound, and RegistryError for the last admin key, which would lock everybody out.
         """
         with self._database.write() as session:
-            row = session.get(KeyRow, id)
+            row = session.get(KeyRow, id) if _ID.fullmatch(id) else None
             if row is None:
                 raise KeyNotFound(f"no API key has the id {id[:80]!r}; list them with `loradock keys list`")
             if row.revoked_at is not None:

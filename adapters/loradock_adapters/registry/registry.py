@@ -23,6 +23,7 @@ from loradock_adapters.registry.audit import Action, Actor, AuditTable, note
 from loradock_adapters.registry.catalogue import Catalogue
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
+from loradock_adapters.registry.evaluations import EvaluationTable
 from loradock_adapters.registry.keys import KeyTable
 from loradock_adapters.registry.listening import Listener
 from loradock_adapters.registry.operations import OperationTable
@@ -42,6 +43,7 @@ class Registry:
         self._database = database
         self.versions = versions.VersionTable(database)
         self.aliases = aliases.AliasTable(database)
+        self.evaluations = EvaluationTable(database)
         self.audit = AuditTable(database)
         self.keys = KeyTable(database)
         self.operations = OperationTable(database)

@@ -133,6 +133,14 @@ def _bar(transfer: Transfer) -> Any:
             transfer.advance(int(n or 0))
             return None
 
+        # Where the hub keeps a file in chunks (Xet), it tells of the same bytes twice: as received and as written.
+        # With these two there is one bar for both, and only what is written counts.
+        def update_transfer(self, n: float | None = 1) -> None:
+            transfer.check()
+
+        def set_transfer_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+            return
+
     return Bar
 
 

@@ -6,10 +6,11 @@ Aliases have their own file.
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel as NewBody
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,16 +18,23 @@ from loradock_adapters.errors import AdapterNotFound, VersionNotFound
 from loradock_adapters.names import LIVE, AdapterRef
 from loradock_adapters.registry import AdapterRecord, VersionRecord
 from loradock_server.gateway.answering import Wished, register_as_wished
-from loradock_server.gateway.asgi import Body, read_body
-from loradock_server.gateway.errors import (
-    BadRequest,
-)
+from loradock_server.gateway.asgi import Body
 from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.intake import Source, Upload, source_limits, source_named
+from loradock_server.gateway.json_body import json_body
+from loradock_server.gateway.params import AdapterName, Alias, VersionNumber
 from loradock_server.gateway.registering import Order
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.unloading import unloaded
 from loradock_server.gateway.views import adapter_view, version_view
+
+
+class NamedSource(NewBody):
+    """What POST …/versions takes instead of files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(description="a path on the server, a URI, or sha256: and the digest of bytes that are here")
 
 
 def build_router(services: Services) -> APIRouter:
@@ -45,27 +53,33 @@ def build_router(services: Services) -> APIRouter:
         }
 
     @router.get("/{name}")
-    async def show_adapter(name: str, response: Response) -> dict[str, Any]:
+    async def show_adapter(name: AdapterName, response: Response) -> dict[str, Any]:
         await table.refresh()
         adapter = require_adapter(services, name)
         response.headers.update(dict(etag_header(adapter.revision)))
         return _adapter_view(services, adapter)
 
     @router.get("/{name}/versions/{version}")
-    async def show_version(name: str, version: int) -> dict[str, Any]:
+    async def show_version(name: AdapterName, version: VersionNumber) -> dict[str, Any]:
         await table.refresh()
         return _version_view(services, AdapterRef(name, version))
 
     @router.post("/{name}/versions")
     async def add_version(
-        name: str, request: Request, wish: Wished, alias: str = LIVE, promote: Annotated[bool, Query()] = True
+        name: AdapterName,
+        request: Request,
+        wish: Wished,
+        alias: Annotated[Alias, Query(description="The alias that is to point to it.")] = LIVE,
+        promote: Annotated[bool, Query(description="Without it no alias does.")] = True,
     ) -> JSONResponse:
         services.registrar.check_name(name)
         order = Order(name, services.actor(request), alias if promote else None)
         return await register_as_wished(services, order, await _source(services, request), wish)
 
     @router.post("/{name}/versions/{version}/retire")
-    async def retire_version(name: str, version: int, request: Request, if_match: Condition) -> dict[str, Any]:
+    async def retire_version(
+        name: AdapterName, version: VersionNumber, request: Request, if_match: Condition
+    ) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
         await asyncio.to_thread(versions.retire, ref, by=services.actor(request), if_match=if_match)
@@ -73,7 +87,9 @@ def build_router(services: Services) -> APIRouter:
         return {**_version_view(services, ref), "unloaded": gone}
 
     @router.delete("/{name}/versions/{version}")
-    async def delete_version(name: str, version: int, request: Request, if_match: Condition) -> dict[str, Any]:
+    async def delete_version(
+        name: AdapterName, version: VersionNumber, request: Request, if_match: Condition
+    ) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         versions = services.registry.versions
         await asyncio.to_thread(versions.delete, ref, by=services.actor(request), if_match=if_match)
@@ -81,17 +97,17 @@ def build_router(services: Services) -> APIRouter:
         return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": gone}
 
     @router.put("/{name}/pin")
-    async def pin_adapter(name: str, request: Request) -> dict[str, Any]:
+    async def pin_adapter(name: AdapterName, request: Request, response: Response) -> dict[str, Any]:
         await asyncio.to_thread(services.registry.pin, name, by=services.actor(request))
-        return await after_change(services, name)
+        return await after_change(services, name, response)
 
     @router.delete("/{name}/pin")
-    async def unpin_adapter(name: str, request: Request) -> dict[str, Any]:
+    async def unpin_adapter(name: AdapterName, request: Request, response: Response) -> dict[str, Any]:
         await asyncio.to_thread(services.registry.unpin, name, by=services.actor(request))
-        return await after_change(services, name)
+        return await after_change(services, name, response)
 
     @router.delete("/{name}")
-    async def delete_adapter(name: str, request: Request, if_match: Condition) -> dict[str, Any]:
+    async def delete_adapter(name: AdapterName, request: Request, if_match: Condition) -> dict[str, Any]:
         refs = await asyncio.to_thread(
             services.registry.delete_adapter, name, by=services.actor(request), if_match=if_match
         )
@@ -134,12 +150,14 @@ def _version_view(services: Services, ref: AdapterRef) -> dict[str, Any]:
     )
 
 
-async def after_change(services: Services, name: str) -> dict[str, Any]:
+async def after_change(services: Services, name: str, response: Response) -> dict[str, Any]:
     """The adapter's view after it changed and the engine, if there is one, has heard of its pin."""
     await services.table.refresh()
     await services.pins.keep()
     await services.watch.ask()
-    return _adapter_view(services, require_adapter(services, name))
+    adapter = require_adapter(services, name)
+    response.headers.update(dict(etag_header(adapter.revision)))
+    return _adapter_view(services, adapter)
 
 
 async def _source(services: Services, request: Request) -> Source:
@@ -154,13 +172,5 @@ async def _source(services: Services, request: Request) -> Source:
             source_limits(services.settings),
             int(announced) if announced.isdecimal() else None,
         )
-    body = await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
-    try:
-        source = json.loads(body)["source"]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise BadRequest('the body must be {"source": "a path, a URI or sha256:…"}', param="source") from error
-    if not isinstance(source, str):
-        raise BadRequest(
-            f"source is a {type(source).__name__}; it must be a string: a path, a URI or sha256:…", param="source"
-        )
-    return source_named(source, services.settings, services.store)
+    named = await json_body(NamedSource)(request)
+    return source_named(named.source, services.settings, services.store)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from loradock_adapters.registry.audit import MAX_PAGE
+from loradock_adapters.registry.audit import MAX_ID, MAX_PAGE
+from loradock_server.gateway.params import Name
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import event_view
 
@@ -18,9 +19,9 @@ def build_router(services: Services) -> APIRouter:
 
     @router.get("")
     async def list_events(
-        adapter: Annotated[str | None, Query(max_length=63)] = None,
+        adapter: Annotated[Name | None, Query(description="Only of this adapter.")] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE - 1)] = 50,
-        after: Annotated[int | None, Query(ge=1, description="`last_id` of the page before")] = None,
+        after: Annotated[int | None, Query(ge=1, le=MAX_ID, description="`last_id` of the page before")] = None,
     ) -> dict[str, Any]:
         # One more than asked for tells whether there is another page.
         events = await asyncio.to_thread(

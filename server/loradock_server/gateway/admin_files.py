@@ -17,6 +17,7 @@ from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import VersionState
 from loradock_server import wire
 from loradock_server.gateway.admin_adapters import require_version
+from loradock_server.gateway.params import AdapterName, VersionNumber
 from loradock_server.gateway.services import Services
 
 # Of the others the bytes may be missing or wrong, and the state says so.
@@ -28,7 +29,7 @@ def build_router(services: Services) -> APIRouter:
     router = APIRouter(prefix="/admin/adapters", dependencies=[Depends(services.admin)])
 
     @router.get("/{name}/versions/{version}/files", response_class=StreamingResponse)
-    async def pull_files(name: str, version: int) -> StreamingResponse:
+    async def pull_files(name: AdapterName, version: VersionNumber) -> StreamingResponse:
         await services.table.refresh()
         record = require_version(services, AdapterRef(name, version))
         if record.state not in _WHOLE:

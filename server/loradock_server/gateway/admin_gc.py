@@ -13,16 +13,20 @@ from starlette.requests import Request
 
 from loradock_adapters.garbage import GRACE_SECONDS, collect_garbage, find_garbage
 from loradock_adapters.registry import Action
+from loradock_server.gateway.json_body import json_body
 from loradock_server.gateway.services import Services
 
 
-class Order(Body):
+class GcOrder(Body):
     """What POST takes; all of it may be left out."""
 
     model_config = ConfigDict(extra="forbid")
 
     dry_run: bool = False
     grace_seconds: Annotated[float, Field(ge=0, le=10 * 365 * 86_400, allow_inf_nan=False)] = GRACE_SECONDS
+
+
+Order = Annotated[GcOrder, Depends(json_body(GcOrder, empty=GcOrder()))]
 
 
 def build_router(services: Services) -> APIRouter:
@@ -33,8 +37,7 @@ def build_router(services: Services) -> APIRouter:
         return {str(adapter.get("digest")) for adapter in services.watch.state.adapters.values()}
 
     @router.post("")
-    async def collect(request: Request, order: Order | None = None) -> dict[str, Any]:
-        order = order or Order()
+    async def collect(request: Request, order: Order) -> dict[str, Any]:
         await services.watch.ask()
         work = find_garbage if order.dry_run else collect_garbage
         found = await asyncio.to_thread(

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from loradock_adapters.registry.keys import ADMIN
 from loradock_server.gateway.errors import Conflict
+from loradock_server.gateway.json_body import json_body
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import key_view
 
@@ -32,6 +33,9 @@ class NewKey(Body):
         return name
 
 
+Wanted = Annotated[NewKey, Depends(json_body(NewKey))]
+
+
 def build_router(services: Services) -> APIRouter:
     """The routes, on these services."""
     router = APIRouter(prefix="/admin/keys", dependencies=[Depends(services.admin)])
@@ -42,7 +46,7 @@ def build_router(services: Services) -> APIRouter:
         return {"object": "list", "data": [key_view(key) for key in await asyncio.to_thread(keys.list)]}
 
     @router.post("", status_code=201)
-    async def create_key(body: NewKey, request: Request) -> dict[str, Any]:
+    async def create_key(body: Wanted, request: Request) -> dict[str, Any]:
         record, secret = await asyncio.to_thread(keys.create, body.name, body.scopes, by=services.actor(request))
         services.auth.forget()
         return {**key_view(record), "secret": secret}

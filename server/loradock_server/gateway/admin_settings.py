@@ -12,8 +12,9 @@ from starlette.responses import Response
 from loradock_adapters.strict_json import parse_object
 from loradock_server.gateway.admin_adapters import after_change
 from loradock_server.gateway.asgi import read_body
-from loradock_server.gateway.errors import BadRequest
-from loradock_server.gateway.etags import Condition, etag_header
+from loradock_server.gateway.errors import BadRequest, WrongMediaType
+from loradock_server.gateway.etags import Condition
+from loradock_server.gateway.params import AdapterName
 from loradock_server.gateway.services import Services
 
 _MAX_BYTES = 1 << 20
@@ -25,13 +26,13 @@ def build_router(services: Services) -> APIRouter:
     router = APIRouter(prefix="/admin/adapters", dependencies=[Depends(services.admin)])
 
     @router.patch("/{name}")
-    async def change_settings(name: str, request: Request, response: Response, if_match: Condition) -> dict[str, Any]:
+    async def change_settings(
+        name: AdapterName, request: Request, response: Response, if_match: Condition
+    ) -> dict[str, Any]:
         patch = await _patch(request)
         change = services.registry.change_settings
         await asyncio.to_thread(change, name, patch, by=services.actor(request), if_match=if_match)
-        view = await after_change(services, name)
-        response.headers.update(dict(etag_header(view["revision"])))
-        return view
+        return await after_change(services, name, response)
 
     return router
 
@@ -39,7 +40,7 @@ def build_router(services: Services) -> APIRouter:
 async def _patch(request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _TYPES:
-        raise BadRequest(f"the content type is {kind[:80]!r}; send a merge patch as {_TYPES[0]}")
+        raise WrongMediaType(f"the content type is {kind[:80]!r}; send a merge patch as {_TYPES[0]}")
     try:
         return parse_object(await read_body(dict(request.headers), request.receive, _MAX_BYTES))
     except ValueError as error:

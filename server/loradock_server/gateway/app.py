@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import LoraDockError
@@ -29,11 +29,13 @@ from loradock_server.gateway import (
     admin_adapters,
     admin_aliases,
     admin_audit,
+    admin_evaluations,
     admin_files,
     admin_gc,
     admin_keys,
     admin_operations,
     admin_settings,
+    describe,
     health,
     lora_adapters,
     models,
@@ -117,10 +119,12 @@ def create_app(
         admin_aliases,
         admin_operations,
         admin_audit,
+        admin_evaluations,
         admin_gc,
         admin_keys,
         admin_settings,
         health,
+        describe,
     ):
         app.include_router(part.build_router(services))
     app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
@@ -162,7 +166,15 @@ def _build(
         ledger=ledger,
         usage=UsageFollower(engine, ledger.record),
         auth=auth,
-        registrar=Registrar(registry, store, base, table, limits, SmokeProbe(engine, watch, settings.smoke_probe)),
+        registrar=Registrar(
+            registry,
+            store,
+            base,
+            table,
+            limits,
+            SmokeProbe(engine, watch, settings.smoke_probe),
+            settings.promotion_gate,
+        ),
         drain=drain,
         metrics=metrics,
         tracer=provider.get_tracer(tracing.SCOPE, __version__),
@@ -196,6 +208,9 @@ def _answer_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, (GatewayError, LoraDockError)):  # a parameter of ours has its own words and code
+            return _response(explain(cause))
         where = ".".join(str(part) for part in first["loc"])
         param = str(first["loc"][-1])
         return _response(
@@ -208,7 +223,10 @@ def _answer_errors(app: FastAPI) -> None:
             404: f"no route {request.method} {request.url.path}; see GET /v1/models for what this server has",
             405: f"{request.url.path} does not take {request.method}",
         }.get(error.status_code, str(error.detail))
-        return _response(http_error(error.status_code, text), dict(error.headers or {}))
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if error.status_code == 405:
+            headers["allow"] = ", ".join(_methods_of(app, request))  # the framework looks at one route only
+        return _response(http_error(error.status_code, text), headers)
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         # Answered outside of `Observe`, which would add the id; the server logs the traceback.
@@ -221,6 +239,12 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unforeseen)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+
+
+def _methods_of(app: FastAPI, request: Request) -> list[str]:
+    """The methods that this path takes."""
+    there = (route for route in app.router.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in there for method in getattr(route, "methods", None) or ()})
 
 
 def _response(answer: ErrorAnswer, extra: dict[str, str] | None = None) -> Response:

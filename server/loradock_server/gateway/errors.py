@@ -7,6 +7,7 @@
     ├── ModelNotFound           404   inference asked for a name we do not serve
     ├── RouteNotFound           404   no such path
     ├── TooLarge                413   body or upload over its limit
+    ├── WrongMediaType          415   a body of another kind than the route takes
     ├── Conflict                409   it would break what is there
     │   ├── NameTaken                 an adapter may not have this name
     │   └── OperationRuns             the same request is being worked on
@@ -68,6 +69,10 @@ class RouteNotFound(GatewayError, LookupError):
 
 class TooLarge(GatewayError):
     """A body or an upload is over its limit."""
+
+
+class WrongMediaType(GatewayError):
+    """A body of another content type than the route takes."""
 
 
 class Conflict(GatewayError):
@@ -139,6 +144,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     ModelNotFound: Rule(404, "model_not_found", param="model"),
     RouteNotFound: Rule(404, "route_not_found"),
     TooLarge: Rule(413, "too_large"),
+    WrongMediaType: Rule(415, "unsupported_media_type"),
     Conflict: Rule(409, "conflict"),
     NameTaken: Rule(409, "name_taken", param="name"),
     OperationRuns: Rule(409, "operation_running", param="Idempotency-Key"),
@@ -165,6 +171,9 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.InvalidSettings: Rule(400, "invalid_settings"),
     core.VersionRetired: Rule(410, "adapter_retired", param="model"),
     core.AdapterConflict: Rule(409, "conflict"),
+    core.GateRefused: Rule(409, "promotion_refused", param="version"),
+    core.InvalidEvaluation: Rule(400, "invalid_evaluation"),
+    core.EvaluationNotFound: Rule(404, "evaluation_not_found", param="number"),
     core.VersionInUse: Rule(409, "version_in_use", param="version"),
     core.ChangedMeanwhile: Rule(412, "precondition_failed"),
     core.KeyNotFound: Rule(404, "key_not_found", param="id"),
@@ -201,11 +210,13 @@ def explain(error: BaseException) -> ErrorAnswer:
     extra: dict[str, Any] = {}
     if isinstance(error, core.AdapterRejected):
         extra["faults"] = [fault.as_dict() for fault in error.report.faults]
+    if isinstance(error, core.GateRefused):
+        extra["gate"] = [objection.as_dict() for objection in error.objections]
     if isinstance(error, core.InvalidSettings):
         extra["faults"] = [fault.as_dict() for fault in error.faults]
         return _answer(rule.status, message, rule, None, error.faults[0].where if error.faults else None, extra)
     if isinstance(error, core.ChangedMeanwhile):
-        extra["current"] = error.current
+        extra |= {"expected": error.expected, "current": error.current}
         return _answer(rule.status, message, rule, None, extra=extra, headers=etag_header(error.revision))
     return _answer(rule.status, message, rule, None, getattr(error, "param", None), extra)
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from loradock_adapters.sources import AllowList, Progress, SourceLimits, SourceRules, parse_uri, scheme_of
 from loradock_adapters.store import Store
 from loradock_server.gateway.asgi import Body
-from loradock_server.gateway.errors import BadRequest, TooLarge
+from loradock_server.gateway.errors import BadRequest, TooLarge, WrongMediaType
 from loradock_server.gateway.named_sources import STORED, Named, Stored
 from loradock_server.gateway.uploads import received_folder
 from loradock_server.settings import Settings
@@ -67,7 +67,7 @@ class Upload:
         receiving = received_folder(self.content_type, self._counted(progress), self.parent, self.limits)
         try:
             folder = await receiving.__aenter__()
-        except (TooLarge, BadRequest):
+        except (TooLarge, BadRequest, WrongMediaType):
             await self.body.drain()
             raise
         try:

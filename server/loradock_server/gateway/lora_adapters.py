@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel as Body
@@ -20,6 +21,7 @@ from loradock_adapters.names import LIVE
 from loradock_server import wire
 from loradock_server.gateway.errors import BadRequest
 from loradock_server.gateway.intake import source_named
+from loradock_server.gateway.json_body import json_body
 from loradock_server.gateway.registering import Order, add_version
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.unloading import unloaded
@@ -51,13 +53,17 @@ class UnloadLoraAdapter(Body):
     lora_int_id: int | None = Field(default=None, description="Not used, as in vLLM.")
 
 
+Load = Annotated[LoadLoraAdapter, Depends(json_body(LoadLoraAdapter))]
+Unload = Annotated[UnloadLoraAdapter, Depends(json_body(UnloadLoraAdapter))]
+
+
 def build_router(services: Services) -> APIRouter:
     """The routes, on these services."""
     router = APIRouter(prefix="/v1", dependencies=[Depends(services.admin)])
     table, aliases = services.table, services.registry.aliases
 
     @router.post("/load_lora_adapter", response_class=PlainTextResponse)
-    async def load_lora_adapter(body: LoadLoraAdapter, request: Request) -> PlainTextResponse:
+    async def load_lora_adapter(body: Load, request: Request) -> PlainTextResponse:
         """Register an adapter and make it live, by vLLM's body."""
         name = body.lora_name
         _require(name, body.lora_path)
@@ -77,7 +83,7 @@ def build_router(services: Services) -> APIRouter:
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.", headers=headers)
 
     @router.post("/unload_lora_adapter", response_class=PlainTextResponse)
-    async def unload_lora_adapter(body: UnloadLoraAdapter, request: Request) -> PlainTextResponse:
+    async def unload_lora_adapter(body: Unload, request: Request) -> PlainTextResponse:
         """Let the name answer no more; its versions stay and can be promoted again."""
         name = body.lora_name
         _require(name, "-")

@@ -38,6 +38,7 @@ from loradock_server.gateway.errors import (
     explain,
 )
 from loradock_server.gateway.exchange import Exchange, Operation
+from loradock_server.gateway.json_body import require_json
 from loradock_server.gateway.observe import CALL, Call
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.sse import StreamScan, leading_error
@@ -80,6 +81,7 @@ class InferenceRoute:
         """Who asks, what for, and who will answer."""
         caller = await self._services.auth.inference(call.headers)
         exchange.caller = caller.id
+        require_json(call.headers.get("content-type"))
         body = _parse(await read_body(call.headers, receive, self._services.settings.max_body_bytes))
         model = body.get("model")
         if not isinstance(model, str) or not model:

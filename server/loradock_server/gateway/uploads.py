@@ -19,7 +19,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from loradock_adapters.peft_folder import ADAPTER_FILES, JUDGED_FILES
 from loradock_adapters.sources import SUFFIXES, SourceLimits, has_archive_name, unpack
-from loradock_server.gateway.errors import BadRequest, TooLarge
+from loradock_server.gateway.errors import BadRequest, TooLarge, WrongMediaType
 
 _FIELD = b"file"
 _IGNORED = frozenset({"loss.png"})  # part of what training writes, not of the adapter
@@ -36,16 +36,18 @@ async def received_folder(
 ) -> AsyncIterator[Path]:
     """A temporary folder below `parent` with the uploaded files, unpacked; it is gone when the block ends.
 
-    Raises BadRequest for a body that is no such form, TooLarge once too many bytes have come, ArchiveRefused and
-    SourceTooLarge for an archive.
+    Raises WrongMediaType for another kind of body, BadRequest for a bad form, TooLarge once too many bytes have come,
+    ArchiveRefused and SourceTooLarge for an archive.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
-    if kind != b"multipart/form-data" or not boundary:
-        raise BadRequest(
+    if kind != b"multipart/form-data":
+        raise WrongMediaType(
             "send multipart/form-data with parts named `file`, or JSON with `source`; "
             f"the content type is {content_type[:100]!r}"
         )
+    if not boundary:
+        raise BadRequest("the content type multipart/form-data names no boundary; send `; boundary=…` with it")
     folder = await asyncio.to_thread(_make_folder, parent)
     try:
         form = _Form(folder, limits.max_bytes)

@@ -126,7 +126,7 @@ def test_an_encrypted_or_strangely_packed_zip_is_refused(tmp_path: Path) -> None
     data = bytearray(zip_bytes([A]))
     directory = data.index(b"PK\x01\x02")
     data[directory + 8] |= 1
-    with pytest.raises(ArchiveRefused, match="encrypted"):
+    with pytest.raises(ArchiveRefused, match="without a password"):
         unpacked(tmp_path, bytes(data))
     other = tmp_path / "other"
     other.mkdir()
@@ -156,7 +156,7 @@ def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path) -> None:
     limits = SourceLimits(max_bytes=1 << 30)
     with pytest.raises(ArchiveRefused, match="weights hardly shrink"):
         unpacked(tmp_path, bomb(32 << 20), limits)
-    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*")) < 3 << 20
+    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*")) < 8 << 20
 
 
 def test_a_zip_bomb_is_refused_by_what_its_directory_says(tmp_path: Path) -> None:
@@ -173,11 +173,20 @@ def test_a_zip_that_understates_its_size_gives_no_more_than_it_said(tmp_path: Pa
         unpacked(tmp_path, bytes(data))
 
 
+def test_a_zip_that_overstates_its_size_is_refused(tmp_path: Path) -> None:
+    data = bytearray(zip_bytes([("x", b"1" * 50)]))
+    directory = data.index(b"PK\x01\x02")
+    data[directory + 24 : directory + 28] = struct.pack("<I", 60)
+    with pytest.raises(ArchiveRefused, match="says it has 60 bytes and has 50"):
+        unpacked(tmp_path, bytes(data))
+
+
 @pytest.mark.parametrize("pack", [tar_bytes, tgz_bytes, zip_bytes])
 def test_more_bytes_than_allowed_are_refused_with_the_setting(tmp_path: Path, pack: Callable[..., bytes]) -> None:
     half = random.Random(1).randbytes(600_000)
     with pytest.raises(SourceTooLarge, match="LORADOCK_MAX_ADAPTER_BYTES"):
         unpacked(tmp_path, pack([("a", half), ("b", half)]))
+    assert not (tmp_path / "out" / "b").exists(), "what is announced is believed, if it is too much"
 
 
 @pytest.mark.parametrize("pack", [tar_bytes, tgz_bytes, zip_bytes])
@@ -218,8 +227,9 @@ def test_a_directory_that_zipfile_would_take_into_memory_is_refused_first(tmp_pa
         unpacked(tmp_path, bytes(lying), SourceLimits(max_bytes=1 << 30))
 
 
-def test_a_negative_size_does_not_send_the_reader_backwards(tmp_path: Path) -> None:
-    header = bytearray(special("x", tarfile.REGTYPE).tobuf(tarfile.GNU_FORMAT))
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_negative_size_does_not_send_the_reader_backwards(tmp_path: Path, kind: bytes) -> None:
+    header = bytearray(special("x", kind).tobuf(tarfile.GNU_FORMAT))
     header[124:136] = b"\xff" * 11 + b"\x00"  # -256, in base 256
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
 from loradock_adapters.errors import (
     SourceForbidden,
@@ -14,7 +17,8 @@ from loradock_adapters.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from loradock_adapters.sources import AllowList, SourceLimits, SourceRules
+from loradock_adapters.sources import AllowList, SourceLimits, SourceRules, hub
+from loradock_adapters.sources.transfer import Transfer
 from tests.adapters.making import write_adapter
 from tests.adapters.sources.packing import contents
 from tests.adapters.sources.test_web import got, open_for
@@ -139,6 +143,29 @@ def test_more_bytes_than_allowed_are_refused_by_what_the_hub_announces(web: Web,
     with refused, got("hf://org/mine", tmp_path, open_for("hf://org", max_bytes=1 << 20)):
         pass
     assert not any("/resolve/" in asked.path for asked in web.asked)
+
+
+def test_bytes_that_come_in_chunks_and_are_put_together_count_once() -> None:
+    """No Xet storage is at hand; the library's own reporter of such a download is."""
+    transfer = Transfer("hf://org/mine", SourceLimits(max_bytes=1 << 20))
+    options: dict[str, Any] = {
+        "reconstruction_desc": "",
+        "total": 900,
+        "log_level": 20,
+        "tqdm_class": hub._bar(transfer),
+    }
+    with XetDownloadProgressReporter(**options) as reporter:
+        for done in (300, 600, 900):
+            reporter.update_progress(
+                SimpleNamespace(
+                    total_bytes=900,
+                    total_bytes_completed=done,
+                    total_transfer_bytes_completed=done // 2,
+                    total_bytes_completion_rate=1.0,
+                    total_transfer_bytes_completion_rate=1.0,
+                )
+            )
+            assert transfer.done == done
 
 
 def test_pickles_are_fetched_only_for_those_who_repair_them(web: Web, tmp_path: Path) -> None:

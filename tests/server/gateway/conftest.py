@@ -26,6 +26,7 @@ from loradock_server.settings import Settings, load_settings
 from tests.adapters.making import lora_config, lora_tensors, write_adapter, write_base
 from tests.fakes.engine import FakeEngine, running_engine
 from tests.fakes.loop import LoopThread
+from tests.server.gateway.documented import DocumentedClient, DocumentedOpenAIClient
 
 TOKEN = "between-the-two"
 PATIENCE_SECONDS = 10.0
@@ -41,14 +42,20 @@ class Gateway:
     engine: FakeEngine
     exporter: InMemorySpanExporter
     folder: Path
-    http: httpx.Client
+    http: DocumentedClient
     stop: Callable[[], None]
     wait_stopped: Callable[[], None]
     clients: ExitStack
 
     def openai(self, key: str | None = None) -> OpenAI:
         """The official client; it does not retry, so that a test sees each answer."""
-        client = OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=20)
+        client = OpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=key or self.key,
+            max_retries=0,
+            timeout=20,
+            http_client=DocumentedOpenAIClient(),
+        )
         self.clients.callback(client.close)
         return client
 
@@ -160,9 +167,13 @@ def _running(
     eventually(lambda: bool(started) or serving.done())
     if not started:
         serving.result()
+    stack.callback(lambda: serving.result(PATIENCE_SECONDS))
+    stack.callback(lambda: thread.call(stop.set))
     key = settings.admin_key.get_secret_value() if settings.admin_key else ""
     http = stack.enter_context(
-        httpx.Client(base_url=started[0].url, headers={"authorization": f"Bearer {key}"}, timeout=20, trust_env=False)
+        DocumentedClient(
+            base_url=started[0].url, headers={"authorization": f"Bearer {key}"}, timeout=20, trust_env=False
+        )
     )
     if engine_up:
         eventually(lambda: http.get("/readyz").status_code == 200)
@@ -178,11 +189,7 @@ def _running(
         wait_stopped=lambda: serving.result(PATIENCE_SECONDS),
         clients=stack.enter_context(ExitStack()),
     )
-    try:
-        yield gateway
-    finally:
-        gateway.stop()
-        gateway.wait_stopped()
+    yield gateway
 
 
 @pytest.fixture

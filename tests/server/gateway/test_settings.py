@@ -116,17 +116,17 @@ def test_two_operators_do_not_overwrite_each_other(gateway: Gateway) -> None:
         ("{", MERGE, None),
         ("", MERGE, None),
         ("[" * 100_000, MERGE, None),
-        ('{"owner": "a"}', {"content-type": "text/plain"}, None),
+        ('{"owner": "a"}', {"content-type": "text/plain"}, "unsupported_media_type"),
     ],
 )
-def test_a_patch_that_makes_no_sense_is_400_and_changes_nothing(
+def test_a_patch_that_makes_no_sense_is_refused_and_changes_nothing(
     gateway: Gateway, body: str, headers: dict[str, str], code: str | None
 ) -> None:
     gateway.register("poet")
     answer = gateway.http.patch("/admin/adapters/poet", content=body, headers=headers)
-    assert answer.status_code == 400, answer.text
+    assert answer.status_code == (415 if code == "unsupported_media_type" else 400), answer.text
     assert answer.json()["error"]["code"] == code
-    if code:
+    if code == "invalid_settings":
         assert answer.json()["error"]["faults"][0]["fix"]
     assert gateway.http.get("/admin/adapters/poet").json()["settings"] == {}
 

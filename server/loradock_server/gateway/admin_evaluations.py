@@ -1,0 +1,87 @@
+"""`/admin/adapters/{name}/versions/{version}/evaluations`: how a version did, for people and for the promotion gate.
+
+An evaluation that names bytes or a base model must name this version's. It judges no number; the gate does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+
+from loradock_adapters.digest import folder_digest
+from loradock_adapters.evaluation import MAX_BYTES, Evaluation
+from loradock_adapters.names import AdapterRef
+from loradock_adapters.peft_folder import REQUIRED_FILES
+from loradock_adapters.registry import VersionRecord
+from loradock_adapters.strict_json import parse_object
+from loradock_server.gateway.admin_adapters import require_version
+from loradock_server.gateway.asgi import read_body
+from loradock_server.gateway.errors import BadRequest, Conflict
+from loradock_server.gateway.services import Services
+from loradock_server.gateway.views import evaluation_view
+
+
+def build_router(services: Services) -> APIRouter:
+    """The routes, on these services."""
+    router = APIRouter(
+        prefix="/admin/adapters/{name}/versions/{version}/evaluations", dependencies=[Depends(services.admin)]
+    )
+    evaluations = services.registry.evaluations
+
+    @router.post("", status_code=201)
+    async def attach_evaluation(name: str, version: int, request: Request) -> dict[str, Any]:
+        ref = AdapterRef(name, version)
+        body = await read_body(dict(request.headers), request.receive, 2 * MAX_BYTES)
+        try:
+            evaluation = Evaluation.read(parse_object(body))
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+        await services.table.refresh()
+        await asyncio.to_thread(_require_same, services, require_version(services, ref), evaluation)
+        record = await asyncio.to_thread(evaluations.attach, ref, evaluation, by=services.actor(request))
+        return evaluation_view(record)
+
+    @router.get("")
+    async def list_evaluations(
+        name: str,
+        version: int,
+        limit: Annotated[int, Query(ge=1, le=99)] = 50,
+        after: Annotated[int | None, Query(ge=1)] = None,
+    ) -> dict[str, Any]:
+        ref = AdapterRef(name, version)
+        found = await asyncio.to_thread(evaluations.page, ref, before_id=after, limit=limit + 1)
+        shown = found[:limit]
+        return {
+            "object": "list",
+            "data": [evaluation_view(record) for record in shown],
+            "has_more": len(found) > limit,
+            "last_id": shown[-1].id if shown else None,
+        }
+
+    @router.get("/{number}")
+    async def show_evaluation(name: str, version: int, number: int) -> dict[str, Any]:
+        record = await asyncio.to_thread(evaluations.get, AdapterRef(name, version), number)
+        return {**evaluation_view(record), "document": dict(record.evaluation.document)}
+
+    return router
+
+
+def _require_same(services: Services, record: VersionRecord, evaluation: Evaluation) -> None:
+    """Reads the version's bytes where the evaluation says which it measured. Blocks. Raises Conflict, StoreError."""
+    if evaluation.base_digest not in (None, record.base_digest):
+        raise Conflict(
+            f"the evaluation was made on another base model ({evaluation.base_digest}) than {record.ref} is for "
+            f"({record.base_digest}); evaluate it on that one"
+        )
+    if evaluation.adapter_digest in (None, record.digest):
+        return
+    # evaluate.py and the training manifest name the two files that PEFT writes, without manifest and README.
+    weights = folder_digest(services.store.fetch(record.digest), REQUIRED_FILES)
+    if evaluation.adapter_digest != weights:
+        raise Conflict(
+            f"the evaluation is of other bytes ({evaluation.adapter_digest}) than {record.ref} has ({weights}); "
+            "attach it to the version that it measured"
+        )

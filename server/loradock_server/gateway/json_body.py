@@ -1,0 +1,52 @@
+"""JSON bodies of the admin routes: bounded, judged strictly, and read only after the caller was let in.
+
+Unlike FastAPI's own reading it refuses other content types, keys that come twice, NaN, and numbers written as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from loradock_adapters.strict_json import parse_object
+from loradock_server.gateway.asgi import read_body
+from loradock_server.gateway.errors import BadRequest, WrongMediaType
+from loradock_server.gateway.services import Services
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+def json_body(shape: type[Shape], *, empty: Shape | None = None) -> Callable[[Request], Awaitable[Shape]]:
+    """A FastAPI dependency that gives the body as this shape; `empty` stands for no body at all.
+
+    It raises BadRequest, RequestValidationError, TooLarge and WrongMediaType.
+    """
+
+    async def read(request: Request) -> Shape:
+        services: Services = request.app.state.services
+        body = await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
+        if not body and empty is not None:
+            return empty
+        require_json(request.headers.get("content-type"))
+        try:
+            parse_object(body)
+            return shape.model_validate_json(body, strict=True)
+        except ValidationError as error:
+            raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
+        except ValueError as error:
+            raise BadRequest(f"the body cannot be used: {error}") from error
+
+    return read
+
+
+def require_json(content_type: str | None) -> None:
+    """Raises WrongMediaType for a body that says it is something else; without a word it is taken for JSON."""
+    if content_type is None:
+        return
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise WrongMediaType(f"the content type is {content_type[:100]!r}; send application/json")

@@ -1,0 +1,144 @@
+"""What the inference routes take and answer, as far as the gateway looks at it; the rest is vLLM's."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from loradock_adapters import errors as core
+from loradock_server import wire
+from loradock_server.gateway import errors
+from loradock_server.gateway.openapi.operation import JSON, Answer, Errors, Operation
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class InferenceRequest(_Open):
+    """Every other field goes to the engine as it is."""
+
+    model: str = Field(description="name, name@version, name@alias, or the base model's name", examples=["support"])
+    stream: bool | None = None
+    user: str | None = Field(default=None, description="where traffic is split, keeps a user on one version")
+    cache_salt: str | None = Field(default=None, description="divides the key's part of the prefix cache further")
+
+
+class ChatRequest(InferenceRequest):
+    """A conversation to go on with."""
+
+    messages: list[dict[str, Any]]
+
+
+class CompletionRequest(InferenceRequest):
+    """A text to go on with."""
+
+    prompt: str | list[Any]
+
+
+class InputRequest(InferenceRequest):
+    """An input, as text or in parts."""
+
+    input: str | list[Any]
+
+
+class TokenCounts(_Open):
+    """How many tokens it took."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Completion(_Open):
+    """An answer. `model` is the version that gave it."""
+
+    id: str
+    object: Literal["chat.completion", "text_completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: TokenCounts | None = None
+
+
+class EngineAnswer(_Open):
+    """An answer of the engine."""
+
+
+class Model(BaseModel):
+    """Something that a client may name as `model`."""
+
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="seconds since 1970; 0 for the base model")
+    owned_by: str
+    root: str = Field(description="what answers now: name@version, or the base model")
+    parent: str | None = Field(description="the base model of an adapter")
+    max_model_len: int
+    digest: str | None = Field(default=None, description="of the version; adapters only")
+
+
+class ModelList(BaseModel):
+    """The base model and every adapter that can be answered."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+_FAILS: Errors = (
+    errors.ModelNotFound,
+    core.VersionRetired,
+    errors.EngineUnavailable,
+    errors.EngineTimeout,
+    errors.AdapterBusy,
+)
+_TAG = "inference"
+_STREAM = {"text/event-stream": {"type": "string", "description": "events as OpenAI has them, ended by [DONE]"}}
+
+
+def _inference(path: str, id: str, summary: str, takes: type[BaseModel], gives: type[BaseModel]) -> Operation:
+    answer = Answer(
+        gives,
+        "The answer; with `stream` as events. An error after the first byte comes as the last event.",
+        sometimes=(wire.ADAPTER, wire.DIGEST),
+        content=_STREAM,
+    )
+    return Operation(
+        "POST",
+        path,
+        id,
+        summary,
+        _TAG,
+        "inference",
+        {200: answer},
+        _FAILS,
+        {JSON: takes},
+        passes_engine_errors=True,
+    )
+
+
+OPERATIONS = (
+    _inference("/v1/chat/completions", "createChatCompletion", "Go on with a chat", ChatRequest, Completion),
+    _inference("/v1/completions", "createCompletion", "Go on with a text", CompletionRequest, Completion),
+    _inference("/v1/responses", "createResponse", "Answer, by the Responses API", InputRequest, EngineAnswer),
+    _inference("/v1/embeddings", "createEmbedding", "Embed texts, where the model can", InputRequest, EngineAnswer),
+    Operation(
+        "GET",
+        "/v1/models",
+        "listModels",
+        "List what may be asked for",
+        _TAG,
+        "inference",
+        {200: Answer(ModelList, "The base model first.")},
+    ),
+    Operation(
+        "GET",
+        "/v1/models/{model}",
+        "getModel",
+        "Show what a name means",
+        _TAG,
+        "inference",
+        {200: Answer(Model, "The model.")},
+        (errors.ModelNotFound, core.VersionRetired),
+    ),
+)

@@ -1,0 +1,39 @@
+"""What `PATCH /admin/adapters/{name}` takes: an adapter's settings, as a merge patch."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from loradock_adapters import errors as core
+from loradock_adapters.adapter_settings import PIN, AdapterSettings, Priority
+from loradock_server.gateway.openapi.adapters import FOUND, Adapter
+from loradock_server.gateway.openapi.operation import ETAG, JSON, Answer, Operation
+
+MERGE_PATCH = "application/merge-patch+json"
+
+_SETTINGS = AdapterSettings.model_json_schema()["properties"]
+_PATCH: dict[str, Any] = {
+    "type": "object",
+    "description": "A JSON merge patch (RFC 7396): null takes a setting back, what is left out stays.",
+    "properties": {
+        **_SETTINGS,
+        "priority": {**_SETTINGS["priority"], "enum": [*get_args(Priority), None], "type": ["string", "null"]},
+        PIN: {"type": "boolean", "description": "keep the live versions in memory"},
+    },
+    "additionalProperties": False,
+    "examples": [{"temperature": 0.2, "owner": None}],
+}
+
+OPERATIONS = (
+    Operation(
+        "PATCH",
+        "/admin/adapters/{name}",
+        "changeAdapter",
+        "Change an adapter's settings",
+        "adapters",
+        "admin",
+        {200: Answer(Adapter, "In force with the next request.", headers=(ETAG,))},
+        (*FOUND, core.InvalidSettings, core.ChangedMeanwhile),
+        {MERGE_PATCH: _PATCH, JSON: _PATCH},
+    ),
+)
