@@ -27,9 +27,8 @@
     │   ├── AdapterConflict
     │   │   ├── GateRefused                      .objections
     │   │   └── VersionInUse
-    │   └── ChangedMeanwhile                     .revision .current
-    ├── BackupError
     │   └── ChangedMeanwhile                     .revision .expected .current
+    ├── BackupError
     ├── StoreError
     │   ├── BlobMissing           (LookupError)
     │   └── BlobCorrupt
