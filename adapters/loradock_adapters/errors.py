@@ -28,6 +28,7 @@
     │   │   ├── GateRefused                      .objections
     │   │   └── VersionInUse
     │   └── ChangedMeanwhile                     .revision .expected .current
+    ├── BackupError
     ├── StoreError
     │   ├── BlobMissing           (LookupError)
     │   └── BlobCorrupt
@@ -208,6 +209,10 @@ class ChangedMeanwhile(AdapterError):
         there = "it is gone" if revision is None else f"it is at revision {revision} now"
         seen = f"you saw revision {', '.join(map(str, self.expected))}, " if self.expected else ""
         super().__init__(f"{what} was changed by somebody else: {seen}{there}; look at it and try again")
+
+
+class BackupError(LoraDockError):
+    """A backup could not be made or brought back; seen by the operator."""
 
 
 class StoreError(LoraDockError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -134,6 +135,10 @@ class Registry:
     def damage(self) -> tuple[str, ...]:
         """What is wrong with the database itself, as far as it can tell."""
         return self._database.damage()
+
+    def snapshot(self, out: Path) -> None:
+        """Copy the database into a new file, as it is at one moment; others may write meanwhile. SQLite's only."""
+        self._database.snapshot(out)
 
     def revision(self) -> int:
         """The number that grows with every change, keys included. One cheap query."""

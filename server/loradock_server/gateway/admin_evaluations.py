@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.requests import Request
 
 from loradock_adapters.digest import folder_digest
@@ -16,12 +16,18 @@ from loradock_adapters.evaluation import MAX_BYTES, Evaluation
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.peft_folder import REQUIRED_FILES
 from loradock_adapters.registry import VersionRecord
+from loradock_adapters.registry.audit import MAX_ID
+from loradock_adapters.registry.evaluations import MAX_PAGE
 from loradock_adapters.strict_json import parse_object
 from loradock_server.gateway.admin_adapters import require_version
 from loradock_server.gateway.asgi import read_body
 from loradock_server.gateway.errors import BadRequest, Conflict
+from loradock_server.gateway.json_body import require_json
+from loradock_server.gateway.params import AdapterName, VersionNumber
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import evaluation_view
+
+EvaluationNumber = Annotated[int, Path(ge=1, le=MAX_ID, description="The evaluation's id.")]
 
 
 def build_router(services: Services) -> APIRouter:
@@ -32,13 +38,15 @@ def build_router(services: Services) -> APIRouter:
     evaluations = services.registry.evaluations
 
     @router.post("", status_code=201)
-    async def attach_evaluation(name: str, version: int, request: Request) -> dict[str, Any]:
+    async def attach_evaluation(name: AdapterName, version: VersionNumber, request: Request) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         body = await read_body(dict(request.headers), request.receive, 2 * MAX_BYTES)
+        require_json(request.headers.get("content-type"))
         try:
-            evaluation = Evaluation.read(parse_object(body))
+            document = parse_object(body)
         except ValueError as error:
-            raise BadRequest(str(error)) from error
+            raise BadRequest(f"the body cannot be used: {error}") from error
+        evaluation = Evaluation.read(document)
         await services.table.refresh()
         await asyncio.to_thread(_require_same, services, require_version(services, ref), evaluation)
         record = await asyncio.to_thread(evaluations.attach, ref, evaluation, by=services.actor(request))
@@ -46,10 +54,10 @@ def build_router(services: Services) -> APIRouter:
 
     @router.get("")
     async def list_evaluations(
-        name: str,
-        version: int,
-        limit: Annotated[int, Query(ge=1, le=99)] = 50,
-        after: Annotated[int | None, Query(ge=1)] = None,
+        name: AdapterName,
+        version: VersionNumber,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE - 1)] = 50,
+        after: Annotated[int | None, Query(ge=1, le=MAX_ID, description="`last_id` of the page before")] = None,
     ) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         found = await asyncio.to_thread(evaluations.page, ref, before_id=after, limit=limit + 1)
@@ -62,7 +70,7 @@ def build_router(services: Services) -> APIRouter:
         }
 
     @router.get("/{number}")
-    async def show_evaluation(name: str, version: int, number: int) -> dict[str, Any]:
+    async def show_evaluation(name: AdapterName, version: VersionNumber, number: EvaluationNumber) -> dict[str, Any]:
         record = await asyncio.to_thread(evaluations.get, AdapterRef(name, version), number)
         return {**evaluation_view(record), "document": dict(record.evaluation.document)}
 

@@ -207,6 +207,7 @@ REGISTRATION_ERRORS = (
     core.AdapterRejected,
     core.AdapterUnreadable,
     core.AdapterConflict,
+    core.GateRefused,
     core.StoreError,
     errors.ProbeFailed,
     errors.EngineUnavailable,

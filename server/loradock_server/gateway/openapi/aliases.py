@@ -42,12 +42,18 @@ class DeletedAlias(BaseModel):
     deleted: Literal[True]
 
 
+_FORCE = {
+    "type": ["string", "null"],
+    "minLength": 1,
+    "maxLength": 500,
+    "description": "Why the promotion gate is not to count, for the audit.",
+}
 TARGET = {
     "oneOf": [
         {
             "type": "object",
             "required": ["version"],
-            "properties": {"version": {"type": "integer", "minimum": 1, "maximum": 999_999_999}},
+            "properties": {"version": {"type": "integer", "minimum": 1, "maximum": 999_999_999}, "force": _FORCE},
             "additionalProperties": False,
         },
         {
@@ -59,7 +65,8 @@ TARGET = {
                     "minProperties": 1,
                     "propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"},
                     "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
-                }
+                },
+                "force": _FORCE,
             },
             "additionalProperties": False,
         },
@@ -105,6 +112,7 @@ OPERATIONS = (
             core.VersionNotFound,
             core.InvalidSplit,
             core.AdapterConflict,
+            core.GateRefused,
             core.ChangedMeanwhile,
         ),
         {JSON: TARGET},
