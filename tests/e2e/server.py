@@ -150,6 +150,7 @@ def run_server(base: Path, *flags: str, **variables: str) -> Iterator[Server]:
     output = home / "printed.log"
     env = {name: value for name, value in os.environ.items() if not name.startswith("LORADOCK_")}
     env |= {"LORADOCK_HOME": str(home), "LORADOCK_PORT": "0", "LORADOCK_MODEL": str(base)}
+    env["LORADOCK_SOURCE_ROOTS"] = str(home / "opened")
     # Compiling takes over a minute for each configuration, and is kept here as it is in a home that stays: the two
     # servers that most tests share do it (conftest), others are there for other things.
     env["LORADOCK_COMPILE"] = "false"

@@ -1,7 +1,8 @@
-"""Ways into the registry on the real engine: the probe that ends a registration, and what it keeps out."""
+"""Ways into the registry on the real engine: the probe that ends a registration, operations, and vLLM's own routes."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from loradock_adapters.base_model import BaseModel
 from tests.e2e.asking import report
 from tests.e2e.loud import make_loud
 from tests.e2e.server import Server
+from tests.e2e.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -57,3 +59,46 @@ def test_an_adapter_that_acts_passes_the_probe_and_one_that_does_nothing_is_neve
         assert client.completions.create(model="probed", prompt="Hi", max_tokens=2).model == "probed@1"
         with pytest.raises(openai.NotFoundError, match="changes nothing"):
             client.completions.create(model="probed@2", prompt="Hi", max_tokens=2)
+
+
+def test_a_registration_in_the_background_is_seen_to_its_end(server: Server, base: BaseModel, tmp_path: Path) -> None:
+    folder = make_loud(tmp_path / "later", base, seed=72)
+    key = {"idempotency-key": "e2e-later-1"}
+    accepted = upload(server, "later", folder, prefer="respond-async", **key)
+    assert accepted.status_code == 202
+    location = accepted.headers["location"]
+    stages = []
+    while (operation := server.get(location).json())["state"] == "running":
+        stages.append(operation["stage"])
+        time.sleep(0.05)
+    assert set(stages) <= {None, "fetching", "checking", "storing", "probing"}
+    assert (operation["state"], operation["stage"]) == ("succeeded", "probing"), operation
+    assert operation["result"]["id"] == "later@1"
+    assert operation["result"]["probe"]["result"] == "passed"
+    assert upload(server, "later", folder, **key).json() == operation["result"]
+    with server.client() as client:
+        assert client.completions.create(model="later", prompt="Hi", max_tokens=2).model == "later@1"
+    shown = server.loradock("adapters", "operation", operation["id"])
+    assert shown["result"] == operation["result"]
+
+
+def test_a_tool_that_knows_vllm_loads_and_unloads(server: Server, base: BaseModel) -> None:
+    """By a path below a folder that was opened; the server's own home is one here."""
+    folder = make_loud(server.home / "opened/by-vllm", base, seed=73)
+    order = {"lora_name": "by-vllm", "lora_path": str(folder)}
+    loaded = server.post("/v1/load_lora_adapter", order)
+    assert (loaded.status_code, loaded.text) == (200, "Success: LoRA adapter 'by-vllm' added successfully.")
+    again = server.post("/v1/load_lora_adapter", order)
+    assert (again.status_code, "already been loaded" in again.text) == (400, True)
+    with server.client() as client:
+        adapted = client.completions.create(model="by-vllm", prompt="Hi", max_tokens=8, temperature=0)
+        plain = client.completions.create(model=base.name, prompt="Hi", max_tokens=8, temperature=0)
+        assert adapted.model == "by-vllm@1"
+        assert adapted.choices[0].text != plain.choices[0].text
+        assert "by-vllm" in [model.id for model in client.models.list()]
+        unloaded = server.post("/v1/unload_lora_adapter", {"lora_name": "by-vllm"})
+        assert (unloaded.status_code, unloaded.text) == (200, "Success: LoRA adapter 'by-vllm' removed successfully.")
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="by-vllm", prompt="Hi", max_tokens=2)
+    eventually(lambda: server.metric("loradock_adapter_resident", adapter="by-vllm") == 0)
+    assert server.post("/v1/load_lora_adapter", order).status_code == 200
