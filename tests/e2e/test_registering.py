@@ -46,7 +46,8 @@ def test_an_adapter_that_acts_passes_the_probe_and_one_that_does_nothing_is_neve
     assert good["probe"]["result"] == "passed", good
     assert good["probe"]["effect"] > 1
     report(f"the probe saw a loud adapter move a logprob by {good['probe']['effect']:.3g}")
-    assert server.get("/admin/adapters/probed").json()["residency"] == {"probed@1": "memory"}
+    # The gateway asks the engine twice a second what it has in memory.
+    eventually(lambda: server.get("/admin/adapters/probed").json()["residency"] == {"probed@1": "memory"})
 
     idle = upload(server, "probed", without_effect(make_loud(tmp_path / "idle", base, seed=71)))
     assert (idle.status_code, idle.json()["error"]["code"]) == (422, "probe_failed"), idle.text
