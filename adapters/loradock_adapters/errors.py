@@ -23,7 +23,8 @@
     │   ├── InvalidSettings       (ValueError)   .faults
     │   ├── VersionRetired
     │   ├── AdapterConflict
-    │   │   └── VersionInUse
+    │   │   ├── VersionInUse
+    │   │   └── AdapterExists
     │   └── ChangedMeanwhile                     .revision .expected .current
     ├── StoreError
     │   ├── BlobMissing           (LookupError)
@@ -163,6 +164,10 @@ class AdapterConflict(AdapterError):
 
 class VersionInUse(AdapterConflict):
     """An alias points to the version; seen by whoever wants to retire or delete it."""
+
+
+class AdapterExists(AdapterConflict):
+    """The name is taken already; seen by whoever wants to create it."""
 
 
 class ChangedMeanwhile(AdapterError):

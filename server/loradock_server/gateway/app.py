@@ -29,6 +29,7 @@ from loradock_server.gateway import (
     admin_adapters,
     admin_aliases,
     admin_audit,
+    admin_catalogue,
     admin_files,
     admin_gc,
     admin_keys,
@@ -113,6 +114,7 @@ def create_app(
     for part in (
         models,
         lora_adapters,
+        admin_catalogue,
         admin_adapters,
         admin_files,
         admin_aliases,

@@ -171,6 +171,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.InvalidSettings: Rule(400, "invalid_settings"),
     core.VersionRetired: Rule(410, "adapter_retired", param="model"),
     core.AdapterConflict: Rule(409, "conflict"),
+    core.AdapterExists: Rule(409, "adapter_exists", param="name"),
     core.VersionInUse: Rule(409, "version_in_use", param="version"),
     core.ChangedMeanwhile: Rule(412, "precondition_failed"),
     core.KeyNotFound: Rule(404, "key_not_found", param="id"),

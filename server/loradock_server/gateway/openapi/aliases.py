@@ -31,6 +31,8 @@ class AliasList(BaseModel):
 
     object: Literal["list"]
     data: list[Alias]
+    has_more: bool
+    last_id: str | None = Field(description="give it as `after` for the next page")
 
 
 class DeletedAlias(BaseModel):
@@ -78,7 +80,7 @@ OPERATIONS = (
         "List an adapter's aliases",
         _TAG,
         "admin",
-        {200: Answer(AliasList, "By name.")},
+        {200: Answer(AliasList, "A page of them, by name.")},
         FOUND,
     ),
     Operation(
