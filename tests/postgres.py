@@ -1,6 +1,6 @@
 """A real PostgreSQL in a temporary folder: unix socket only, never as root, gone at the end.
 
-Nothing is flushed to disk, which only matters to what survives a power cut.
+Unless asked to, it flushes nothing to disk, which only matters to what survives a power cut.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def postgres_program(name: str) -> str:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """Start a cluster of its own, wait until it answers, stop it at the end."""
+def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
+    """Start a cluster of its own, wait until it answers, stop it at the end. `durable`: it flushes, as a real one."""
     initdb, postgres = postgres_program("initdb"), postgres_program("postgres")
     folder = Path(tempfile.mkdtemp(prefix="ld-pg-"))
     user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
@@ -70,7 +70,12 @@ def running_postgres() -> Iterator[Postgres]:
         data, log = folder / "data", folder / "log"
         quiet = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync"]
         subprocess.run([initdb, *quiet, str(data)], user=user, cwd=folder, check=True, capture_output=True)
-        options = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "max_connections": 200}
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": folder,
+            "fsync": "on" if durable else "off",
+            "max_connections": 200,
+        }
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with log.open("wb") as sink:
             process = subprocess.Popen(

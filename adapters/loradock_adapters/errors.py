@@ -18,14 +18,18 @@
     │   │   └── SourceUnavailable
     │   ├── AdapterNotFound       (LookupError)
     │   │   └── VersionNotFound
-    │   │       └── AliasNotFound
+    │   │       ├── AliasNotFound
+    │   │       └── EvaluationNotFound
     │   ├── InvalidSplit          (ValueError)
     │   ├── InvalidSettings       (ValueError)   .faults
+    │   ├── InvalidEvaluation     (ValueError)
     │   ├── VersionRetired
     │   ├── AdapterConflict
+    │   │   ├── GateRefused                      .objections
     │   │   ├── VersionInUse
     │   │   └── AdapterExists
     │   └── ChangedMeanwhile                     .revision .expected .current
+    ├── BackupError
     ├── StoreError
     │   ├── BlobMissing           (LookupError)
     │   └── BlobCorrupt
@@ -45,6 +49,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loradock_adapters.faults import Fault, Report
+    from loradock_adapters.promotion_gate import Objection
 
 
 class LoraDockError(Exception):
@@ -142,6 +147,10 @@ class AliasNotFound(VersionNotFound):
     """The adapter exists, this alias of it does not."""
 
 
+class EvaluationNotFound(VersionNotFound):
+    """The version exists, this evaluation of it does not."""
+
+
 class InvalidSplit(AdapterError, ValueError):
     """An alias cannot point like this; seen by whoever sets it."""
 
@@ -154,12 +163,28 @@ class InvalidSettings(AdapterError, ValueError):
         super().__init__("; ".join(f"{fault.where}: {fault.value}: {fault.limit}" for fault in faults))
 
 
+class InvalidEvaluation(AdapterError, ValueError):
+    """What is said to be an evaluation is none; seen by whoever attaches it."""
+
+
 class VersionRetired(AdapterError):
     """The version was taken out of service; seen by clients as 410 adapter_retired."""
 
 
 class AdapterConflict(AdapterError):
     """What is asked for does not fit the state that a version or an alias is in."""
+
+
+class GateRefused(AdapterConflict):
+    """The promotion gate keeps a version from going live; seen by whoever promotes. `objections` has the numbers."""
+
+    def __init__(self, objections: tuple[Objection, ...]) -> None:
+        self.objections = objections
+        told = "; ".join(f"{objection.version}: {objection.text}" for objection in objections)
+        super().__init__(
+            f"the promotion gate (LORADOCK_PROMOTION_GATE) refuses it: {told}; attach a better evaluation, or promote "
+            "with --force and a reason"
+        )
 
 
 class VersionInUse(AdapterConflict):
@@ -189,6 +214,10 @@ class ChangedMeanwhile(AdapterError):
         there = "it is gone" if revision is None else f"it is at revision {revision} now"
         seen = f"you saw revision {', '.join(map(str, self.expected))}, " if self.expected else ""
         super().__init__(f"{what} was changed by somebody else: {seen}{there}; look at it and try again")
+
+
+class BackupError(LoraDockError):
+    """A backup could not be made or brought back; seen by the operator."""
 
 
 class StoreError(LoraDockError):

@@ -7,7 +7,11 @@ that others name must check where they lead first.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -33,6 +37,30 @@ def read_capped(path: Path, limit_bytes: int) -> bytes:
     if len(data) > limit_bytes:
         raise FileTooLarge(f"{path.name} is larger than {limit_bytes} bytes")
     return data
+
+
+@contextmanager
+def growing_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` (which may be an empty folder) that takes its place when the block ends well.
+
+    Otherwise it is gone. Raises OSError when it cannot be made, or cannot take its place.
+    """
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+    try:
+        yield folder
+        sync_folder(folder)
+        folder.rename(out)
+        sync_folder(parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync_file(path: Path) -> None:
+    """Make the file's bytes survive a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:

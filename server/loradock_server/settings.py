@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from loradock_adapters.errors import StoreError
+from loradock_adapters.promotion_gate import PromotionGate
 from loradock_adapters.signing import TrustedKey
 from loradock_adapters.sources import AllowList
 from loradock_adapters.store import Store, is_bucket, open_store
@@ -87,6 +88,9 @@ class Settings(BaseSettings):
     trusted_keys: Annotated[tuple[TrustedKey, ...], NoDecode] = Field(
         default=(), description="public keys of signers, as name=KEY, several with commas between"
     )
+    promotion_gate: Annotated[PromotionGate | None, NoDecode] = Field(
+        default=None, description="what evaluations must say before a version goes live: metric=…,no_worse_by=…"
+    )
     adapter_memory_bytes: int = Field(default=4 << 30, ge=1 << 20, description="memory for adapters, all together")
 
     # Engine
@@ -136,6 +140,13 @@ class Settings(BaseSettings):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"the signer {twice[0]!r} is named twice; give every key a name of its own")
         return tuple(keys)
+
+    @field_validator("promotion_gate", mode="before")
+    @classmethod
+    def _read_gate(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return PromotionGate.parse(value) if value.strip() else None
 
     @model_validator(mode="after")
     def _somebody_may_sign(self) -> Settings:

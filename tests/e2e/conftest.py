@@ -43,6 +43,7 @@ def server(base: BaseModel, traces: Receiver) -> Iterator[Server]:
         "--adapters-from",
         str(EXAMPLES),
         LORADOCK_COMPILE="true",
+        LORADOCK_PROMOTION_GATE="metric=gate_score,no_worse_by=0.05",  # which no other test attaches
         OTEL_EXPORTER_OTLP_ENDPOINT=traces.endpoint,
         OTEL_BSP_SCHEDULE_DELAY="200",
     ) as running:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -83,3 +85,59 @@ def test_a_deleted_adapter_is_gone_from_clients_and_from_the_engines_memory(
     with pytest.raises(openai.NotFoundError):
         greedy(server, "short-lived")
     eventually(lambda: server.metric("loradock_adapter_resident", adapter="short-lived", version="1") == 0)
+
+
+def test_what_is_said_of_an_adapter_is_what_its_requests_get(server: Server, base: BaseModel, tmp_path: Path) -> None:
+    server.loradock("adapters", "register", "settled", str(make_loud(tmp_path / "a", base, seed=6)))
+    client, user = server.client(), {"role": "user", "content": "Tell me about the weather."}
+    system = {"role": "system", "content": "Answer as a pirate would, in one word."}
+    endless = {"ignore_eos": True}
+
+    def chat(*messages: dict[str, str], **options: Any) -> Any:
+        asked: Any = list(messages)
+        return client.chat.completions.create(model="settled", messages=asked, extra_body=endless, **options)
+
+    bare = chat(user, max_tokens=20, temperature=0)
+    explicit = chat(system, user, max_tokens=7, temperature=0)
+    said = (f"system_prompt={system['content']}", "temperature=0", "max_tokens_cap=7", "priority=high", "pin=true")
+    shown = server.loradock("adapters", "set", "settled", *said)
+    assert (shown["settings"]["max_tokens_cap"], shown["pinned"]) == (7, True)
+    for options in ({}, {"max_tokens": 500}):
+        by_default = chat(user, **options)
+        assert by_default.usage.prompt_tokens == explicit.usage.prompt_tokens != bare.usage.prompt_tokens
+        assert (by_default.usage.completion_tokens, by_default.choices[0].finish_reason) == (7, "length")
+        assert by_default.choices[0].message.content == explicit.choices[0].message.content
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chat(user, stream=True) if chunk.choices)
+    assert streamed == explicit.choices[0].message.content
+    completion = client.completions.create(model="settled", prompt=PROMPT, extra_body=endless)
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 7
+    eventually(lambda: server.metric("loradock_adapter_resident", adapter="settled", version="1") == 1)
+
+    server.loradock("adapters", "unset", "settled", "system_prompt", "max_tokens_cap", "pin")
+    assert chat(user, max_tokens=20).usage.prompt_tokens == bare.usage.prompt_tokens
+
+
+def test_the_gate_keeps_a_worse_version_from_going_live_until_it_is_forced(
+    server: Server, base: BaseModel, tmp_path: Path
+) -> None:
+    for seed, score in ((7, 0.9), (8, 0.5)):
+        folder = str(make_loud(tmp_path / str(seed), base, seed=seed))
+        flags = ("--no-promote",) if seed == 8 else ()
+        made = server.loradock("adapters", "register", "gated", folder, *flags)
+        evaluation = {"task": "weather", "metrics": {"gate_score": score}}
+        (tmp_path / "result.json").write_text(json.dumps(evaluation))
+        server.loradock("adapters", "evaluations", made["id"], "--attach", str(tmp_path / "result.json"))
+    refused = httpx.put(
+        f"{server.url}/admin/adapters/gated/aliases/live",
+        json={"version": 2},
+        headers={"authorization": f"Bearer {server.key}"},
+        trust_env=False,
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "promotion_refused")
+    assert refused.json()["error"]["gate"][0]["live_value"] == 0.9
+    assert greedy(server, "gated")[0] == "gated@1"
+    server.loradock("adapters", "promote", "gated", "2", "--force", "measured on the wrong data")
+    assert greedy(server, "gated")[0] == "gated@2"
+    (event, *_) = server.loradock("audit", "--adapter", "gated")["data"]
+    assert event["after"]["forced"]["reason"] == "measured on the wrong data"

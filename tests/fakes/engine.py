@@ -82,7 +82,7 @@ class Seen:
 class FakeEngine:
     """Start it with `running_engine`. `history` has every inference request, `unloaded` every unloaded id, `pins` what
     it was last told to keep, `pinned` how often it was told, `probed` every probed id; `verdict` is what it answers
-    then (status and body).
+    then (status and body); so many `busy_unloads` are refused, as while requests run.
     """
 
     socket: Path
@@ -102,6 +102,7 @@ class FakeEngine:
     memory: dict[str, int] | None = None
     metrics_text: str = "# TYPE loradock_adapter_resident gauge\nloradock_adapter_resident 1.0\n"
     usage_gate: Gate | None = None
+    busy_unloads: int = 0
     probed: list[str] = field(default_factory=list)
     probe_orders: list[dict[str, Any]] = field(default_factory=list)
     probe_gate: Gate | None = None
@@ -189,7 +190,12 @@ class FakeEngine:
             self.pins, self.pinned = (await _body(receive))["pins"], self.pinned + 1
             await _json(send, 200, {"pins": len(self.pins)})
         elif path == wire.UNLOAD:
-            self.unloaded.append((await _body(receive))["id"])
+            adapter_id = (await _body(receive))["id"]
+            if self.busy_unloads:
+                self.busy_unloads -= 1
+                await _json(send, 503, wire.error_body("it still answers", kind="server_error", code="busy"))
+                return
+            self.unloaded.append(adapter_id)
             await _json(send, 200, {"unloaded": True})
         elif path == wire.PROBE:
             await self._probe(receive, send)

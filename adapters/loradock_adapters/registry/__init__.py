@@ -10,6 +10,7 @@ from loradock_adapters.registry.catalogue import (
     VersionRecord,
 )
 from loradock_adapters.registry.conditions import IfMatch
+from loradock_adapters.registry.evaluations import EvaluationRecord, Gate
 from loradock_adapters.registry.keys import SCOPES, KeyRecord, KeyTable
 from loradock_adapters.registry.operations import Begun, Claim, Operation, OperationState, OperationTable, Sign
 from loradock_adapters.registry.registry import Registry
@@ -27,6 +28,8 @@ __all__ = [
     "Begun",
     "Catalogue",
     "Claim",
+    "EvaluationRecord",
+    "Gate",
     "IfMatch",
     "KeyRecord",
     "KeyTable",

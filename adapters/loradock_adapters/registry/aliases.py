@@ -18,6 +18,7 @@ from loradock_adapters.names import LIVE, AdapterRef, validate_alias
 from loradock_adapters.registry.audit import Action, Actor, note
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
+from loradock_adapters.registry.evaluations import Gate
 from loradock_adapters.registry.rows import require_adapter, require_version, touch
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
@@ -31,16 +32,26 @@ class AliasTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def set(self, name: str, alias: str, split: Split, *, by: Actor, if_match: IfMatch | None = None) -> bool:
+    def set(
+        self,
+        name: str,
+        alias: str,
+        split: Split,
+        *,
+        by: Actor,
+        if_match: IfMatch | None = None,
+        gate: Gate | None = None,
+    ) -> bool:
         """Point an alias, a new one too, to ready versions; False when it already points so.
 
-        Raises InvalidName, AdapterNotFound, VersionNotFound, AdapterConflict, ChangedMeanwhile.
+        `gate` has its word where the alias is `live`. Raises InvalidName, AdapterNotFound, VersionNotFound,
+        AdapterConflict, GateRefused, ChangedMeanwhile.
         """
         validate_alias(alias)
         with self._database.write() as session:
             require_adapter(session, name)
             _require_match(session, name, alias, if_match)
-            moved = point(session, name, alias, split, by)
+            moved = point(session, name, alias, split, by, gate)
             if not moved:
                 session.rollback()
         return moved
@@ -105,13 +116,14 @@ class AliasTable:
             _forget(session, _require_alias(session, name, alias), by)
 
 
-def point(session: Session, name: str, alias: str, split: Split, by: Actor) -> bool:
-    """Inside somebody's transaction: let the alias point there; False when it does."""
+def point(session: Session, name: str, alias: str, split: Split, by: Actor, gate: Gate | None = None) -> bool:
+    """Inside somebody's transaction: let the alias point there; False when it does. Raises GateRefused."""
     row = session.get(AliasRow, (name, alias))
     before = None if row is None else split_at(session, name, alias, row.step)
     if before == split:
         return False
     _require_ready(session, name, split)
+    more = gate.judge(session, name, before, split) if gate is not None and alias == LIVE else {}
     last = select(func.max(AliasStepRow.step)).where(AliasStepRow.name == name, AliasStepRow.alias == alias)
     step = (session.scalar(last) or 0) + 1
     now = datetime.now(UTC)
@@ -133,7 +145,7 @@ def point(session: Session, name: str, alias: str, split: Split, by: Actor) -> b
     _mark(session, row, by)
     session.add(row)
     earlier = None if before is None else before.as_dict()
-    note(session, by, Action.ALIAS_SET, adapter=name, alias=alias, before=earlier, after=split.as_dict())
+    note(session, by, Action.ALIAS_SET, adapter=name, alias=alias, before=earlier, after={**split.as_dict(), **more})
     return True
 
 

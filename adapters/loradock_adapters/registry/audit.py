@@ -42,6 +42,7 @@ class Action(StrEnum):
     VERSION_FAILED = "version.failed"
     VERSION_DELETED = "version.deleted"
     VERSION_SIGNED = "version.signed"
+    VERSION_EVALUATED = "version.evaluated"
     ALIAS_SET = "alias.set"
     ALIAS_ROLLED_BACK = "alias.rolled_back"
     ALIAS_DELETED = "alias.deleted"

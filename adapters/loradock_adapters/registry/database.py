@@ -122,6 +122,19 @@ class Database:
                 found.append(f"row {row} of {table} refers to a row of {parent} that is not there")
         return tuple(found)
 
+    def snapshot(self, out: Path) -> None:
+        """Copy the database into a new file, as it is at one moment. Raises RegistryError; PostgreSQL has pg_dump."""
+        if self._engine.dialect.name != "sqlite":
+            raise RegistryError("a PostgreSQL registry is backed up by pg_dump, see docs/storage.md")
+        with _registry_errors():
+            pooled = self._engine.raw_connection()
+            try:
+                pooled.cursor().execute("VACUUM INTO ?", (str(out),))
+            except sqlite3.Error as error:
+                raise RegistryError(f"the registry cannot be copied to {out}: {error}") from error
+            finally:
+                pooled.close()
+
     def close(self) -> None:
         self._engine.dispose()
 

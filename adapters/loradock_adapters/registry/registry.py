@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -22,6 +23,7 @@ from loradock_adapters.registry.audit import Action, Actor, AuditTable, note
 from loradock_adapters.registry.catalogue import Catalogue
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
+from loradock_adapters.registry.evaluations import EvaluationTable
 from loradock_adapters.registry.keys import KeyTable
 from loradock_adapters.registry.listening import Listener
 from loradock_adapters.registry.operations import OperationTable
@@ -41,6 +43,7 @@ class Registry:
         self._database = database
         self.versions = versions.VersionTable(database)
         self.aliases = aliases.AliasTable(database)
+        self.evaluations = EvaluationTable(database)
         self.audit = AuditTable(database)
         self.keys = KeyTable(database)
         self.operations = OperationTable(database)
@@ -157,6 +160,10 @@ class Registry:
     def damage(self) -> tuple[str, ...]:
         """What is wrong with the database itself, as far as it can tell."""
         return self._database.damage()
+
+    def snapshot(self, out: Path) -> None:
+        """Copy the database into a new file, as it is at one moment; others may write meanwhile. SQLite's only."""
+        self._database.snapshot(out)
 
     def revision(self) -> int:
         """The number that grows with every change, keys included. One cheap query."""

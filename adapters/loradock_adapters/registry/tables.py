@@ -106,6 +106,22 @@ class VersionRow(Table):
     state_since: Mapped[datetime]
 
 
+class EvaluationRow(Table):
+    __tablename__ = "adapter_evaluations"
+    __table_args__ = (
+        ForeignKeyConstraint(["name", "version"], ["adapter_versions.name", "adapter_versions.number"]),
+        Index("ix_adapter_evaluations_name_version", "name", "version"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63))
+    version: Mapped[int]
+    task: Mapped[str] = mapped_column(String(100))
+    document: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+
+
 class AliasStepRow(Table):
     """Where an alias pointed from some moment on; `parent` is the step before it, to which a rollback returns."""
 

@@ -20,6 +20,7 @@ from loradock_adapters.registry.audit import Action, Actor, note
 from loradock_adapters.registry.catalogue import VersionFacts
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
+from loradock_adapters.registry.evaluations import Gate
 from loradock_adapters.registry.rows import open_adapter, require_adapter, require_version, touch
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import MAY_FOLLOW, VersionState
@@ -86,10 +87,11 @@ class VersionTable:
         """The store gave back the bytes that were judged. Raises VersionNotFound, AdapterConflict."""
         self._advance(ref, VersionState.VERIFIED, by, reached={VersionState.VERIFIED, VersionState.READY})
 
-    def make_ready(self, ref: AdapterRef, *, by: Actor, alias: str | None = LIVE) -> None:
+    def make_ready(self, ref: AdapterRef, *, by: Actor, alias: str | None = LIVE, gate: Gate | None = None) -> None:
         """From now on it may answer; together with that, an alias points to it. Without one it is asked for by number.
 
-        Raises InvalidName, VersionNotFound, AdapterConflict.
+        `gate` has its word where the alias is `live`. Raises InvalidName, VersionNotFound, AdapterConflict,
+        GateRefused; then nothing has changed.
         """
         if alias is not None:
             validate_alias(alias)
@@ -99,7 +101,7 @@ class VersionTable:
             if changed:
                 _move(session, row, VersionState.READY, by)
             if alias is not None:
-                changed |= aliases.point(session, ref.name, alias, Split.to(ref.version), by)
+                changed |= aliases.point(session, ref.name, alias, Split.to(ref.version), by, gate)
             if not changed:
                 session.rollback()
 

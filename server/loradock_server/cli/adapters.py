@@ -94,6 +94,15 @@ class AdaptersGroup(LazyGroup):
             examples=examples("""
                 loradock adapters promote support-bot 3
                 loradock adapters promote support-bot 3 --alias canary
+                loradock adapters promote support-bot 3 --force "fixes the outage; score to be measured"
+            """),
+        ),
+        "evaluations": Lazy(
+            "loradock_server.cli.evaluations:evaluations",
+            "Show how a version did on held-out data, or attach an evaluation.",
+            examples=examples("""
+                loradock adapters evaluations support-bot@3
+                loradock adapters evaluations support-bot@3 --attach result.json
             """),
         ),
         "split": Lazy(

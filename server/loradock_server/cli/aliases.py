@@ -15,6 +15,10 @@ from loradock_server.cli.output import Output, answering
 from loradock_server.cli.wording import cell
 
 AliasName = Annotated[str, typer.Option("--alias", metavar="ALIAS", help="The alias; `live` is what the name means.")]
+Force = Annotated[
+    str | None,
+    typer.Option("--force", metavar="REASON", help="Past the promotion gate; the reason goes into the audit."),
+]
 IfRevision = Annotated[
     str | None,
     typer.Option(
@@ -29,16 +33,18 @@ def promote(
     name: AdapterName,
     version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The version's number.")],
     alias: AliasName = "live",
+    force: Force = None,
     if_revision: IfRevision = None,
     url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Let an alias point to a version, at once and entirely.
 
-    Running requests finish on the version they began with. `rollback` undoes it.
+    Running requests finish on the version they began with. `rollback` undoes it. Where the server has a promotion gate,
+    the version's evaluations must be good enough to go live.
     """
     with answering(as_json) as output:
-        _set(output, name, alias, {"version": version}, if_revision, url)
+        _set(output, name, alias, {"version": version}, force, if_revision, url)
 
 
 def split(
@@ -47,6 +53,7 @@ def split(
         list[str], typer.Argument(metavar="VERSION=WEIGHT...", help="Versions and their shares: 3=90 4=10")
     ],
     alias: AliasName = "live",
+    force: Force = None,
     if_revision: IfRevision = None,
     url: ServerUrl = None,
     as_json: AsJson = False,
@@ -57,7 +64,7 @@ def split(
     change, only as many move as must.
     """
     with answering(as_json) as output:
-        _set(output, name, alias, {"split": _weights(weights)}, if_revision, url)
+        _set(output, name, alias, {"split": _weights(weights)}, force, if_revision, url)
 
 
 def rollback(
@@ -97,10 +104,18 @@ def retire(
         output.hint(f"loradock adapters delete {cell(answer.get('id'))}")
 
 
-def _set(output: Output, name: str, alias: str, target: JsonObject, if_revision: str | None, url: str | None) -> None:
+def _set(
+    output: Output,
+    name: str,
+    alias: str,
+    target: JsonObject,
+    force: str | None,
+    if_revision: str | None,
+    url: str | None,
+) -> None:
     path = alias_path(name, alias)
     with AdminClient(find_connection(url)) as client:
-        answer = client.put(path, target, if_match=if_revision)
+        answer = client.put(path, {**target, **({"force": force} if force else {})}, if_match=if_revision)
     _tell(output, answer)
 
 

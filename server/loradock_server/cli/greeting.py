@@ -16,7 +16,7 @@ from rich.text import Text
 
 from loradock_server.cli.client import AdminClient, adapter_path
 from loradock_server.cli.connection import Connection
-from loradock_server.cli.errors import NotDone
+from loradock_server.cli.errors import NotDone, ServerRefused
 from loradock_server.cli.follow import followed
 from loradock_server.cli.output import Output
 from loradock_server.cli.upload import open_adapter
@@ -118,7 +118,12 @@ def register(connection: Connection, name: str, folder: Path) -> str:
     """Upload a PEFT folder as a version of `name`; returns a line about it. Raises CommandError."""
     with AdminClient(connection) as client, open_adapter(folder) as adapter:
         target = f"{adapter_path(name)}/versions"
-        said = followed(client, client.upload(target, adapter.parts(lambda count: None)), Output(as_json=True))
+        try:
+            said = followed(client, client.upload(target, adapter.parts(lambda count: None)), Output(as_json=True))
+        except ServerRefused as error:
+            if error.body.get("code") != "promotion_refused":
+                raise
+            return f"adapter {name} is registered and not live: {error.message}"
     verb = "registered" if said["created"] else "is registered"
     return f"adapter {said['id']} {verb} (sha256 {str(said['digest'])[:12]})"
 

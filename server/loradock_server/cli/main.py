@@ -76,6 +76,23 @@ class RootGroup(LazyGroup):
                 loradock doctor --downgrade-to 0002
             """),
         ),
+        "backup": Lazy(
+            "loradock_server.cli.backup:backup",
+            "Copy registry and artifacts into a new folder, while the server runs.",
+            _MANAGE,
+            examples("""
+                loradock backup /backups/loradock-monday
+                loradock backup ./backup --home /srv/loradock --json
+            """),
+        ),
+        "restore": Lazy(
+            "loradock_server.cli.backup:restore",
+            "Bring a backup into a home folder without a registry, and let the doctor look at it.",
+            _MANAGE,
+            examples("""
+                loradock restore /backups/loradock-monday --home /srv/loradock-2
+            """),
+        ),
         "keys": Lazy("loradock_server.cli.keys:app", "Create, list and revoke API keys.", _MANAGE),
         "base": Lazy("loradock_server.cli.base:app", "Fetch the bundled base model.", _MAKE),
         "train": Lazy(

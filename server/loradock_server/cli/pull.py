@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -17,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 
 from loradock_adapters.digest import folder_digest
 from loradock_adapters.errors import AdapterMalformed, InvalidName
-from loradock_adapters.files import sync_folder
+from loradock_adapters.files import growing_folder
 from loradock_adapters.folder_tar import unpack
 from loradock_adapters.names import AdapterRef, ModelName
 from loradock_adapters.peft_folder import ADAPTER_FILES, SIGNATURE_FILE
@@ -103,21 +100,13 @@ def _resolve(client: AdminClient, wanted: ModelName) -> AdapterRef:
 
 @contextlib.contextmanager
 def _growing(out: Path) -> Iterator[Path]:
-    """A folder beside OUT that takes its place when the block ends well, and is gone otherwise."""
+    """A folder that takes OUT's place when the block ends well, and is gone otherwise."""
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+        with growing_folder(out) as folder:
+            yield folder
+            folder.chmod(0o755)
     except OSError as error:
-        raise Unreadable(f"{out} cannot be made: {error.strerror}") from error
-    try:
-        yield folder
-        folder.chmod(0o755)
-        sync_folder(folder)
-        os.rename(folder, out)
-    except OSError as error:
-        raise Unreadable(f"{out} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise Unreadable(f"{out} cannot be made: {error.strerror or error}") from error
 
 
 def _download(client: AdminClient, ref: AdapterRef, version: JsonObject, folder: Path, output: Output) -> None:

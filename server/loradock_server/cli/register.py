@@ -151,10 +151,12 @@ def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
     for warning in _warnings(answer):
         output.say(f"warning: {cell(warning)}")
     key = f"$(cat {connection.key_file})" if connection.key_file else f"${KEY_VARIABLE}"
-    model = cell(answer.get("name")) if LIVE in (answer.get("aliases") or ()) else ref
+    live = LIVE in (answer.get("aliases") or ())
+    model = cell(answer.get("name")) if live else ref
+    promote = f"loradock adapters promote {cell(answer.get('name'))} {cell(answer.get('version'))}   # let it be live"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     output.hint(
         f'curl {connection.url}/v1/chat/completions -H "Authorization: Bearer {key}"'
         f" -H \"Content-Type: application/json\" -d '{body}'",
-        "loradock keys create my-app   # a key for clients",
+        "loradock keys create my-app   # a key for clients" if live else promote,
     )

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, tensor_name
@@ -171,6 +170,8 @@ def write_loud_adapter(folder: Path, base: BaseModel) -> None:
         a = random.standard_normal((RANK, shape.in_features), dtype=np.float32) / math.sqrt(shape.in_features)
         b = random.standard_normal((shape.out_features, RANK), dtype=np.float32) / math.sqrt(RANK)
         tensors[tensor_name(name, "A")], tensors[tensor_name(name, "B")] = a, b
+    from safetensors.numpy import save_file  # a light module else, which the gateway's side may import
+
     save_file(tensors, folder / WEIGHTS_FILE)
     config = {
         "peft_type": "LORA",

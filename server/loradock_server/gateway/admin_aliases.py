@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loradock_adapters.errors import AliasNotFound
-from loradock_adapters.registry import Split
+from loradock_adapters.registry import Gate, Split
 from loradock_server.gateway.admin_adapters import require_adapter
 from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.json_body import json_body
@@ -28,12 +28,13 @@ VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
 
 
 class NewTarget(Body):
-    """What PUT takes: `version`, or `split` with weights by version."""
+    """What PUT takes: `version`, or `split` with weights by version; `force`: why the gate is not to count."""
 
     model_config = ConfigDict(extra="forbid")
 
     version: VersionNumber | None = None
     split: dict[VersionNumber, int] | None = None
+    force: Annotated[str, Field(min_length=1, max_length=500)] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> NewTarget:
@@ -72,7 +73,10 @@ def build_router(services: Services) -> APIRouter:
         name: AdapterName, alias: AliasName, body: Target, request: Request, response: Response, if_match: Condition
     ) -> dict[str, Any]:
         split = body.as_split()
-        await asyncio.to_thread(aliases.set, name, alias, split, by=services.actor(request), if_match=if_match)
+        rules = services.settings.promotion_gate
+        gate = None if rules is None else Gate(rules, body.force)
+        by = services.actor(request)
+        await asyncio.to_thread(aliases.set, name, alias, split, by=by, if_match=if_match, gate=gate)
         return await _shown(services, name, alias, response)
 
     @router.post("/{alias}/rollback")

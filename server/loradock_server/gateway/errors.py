@@ -172,6 +172,9 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.VersionRetired: Rule(410, "adapter_retired", param="model"),
     core.AdapterConflict: Rule(409, "conflict"),
     core.AdapterExists: Rule(409, "adapter_exists", param="name"),
+    core.GateRefused: Rule(409, "promotion_refused", param="version"),
+    core.InvalidEvaluation: Rule(400, "invalid_evaluation"),
+    core.EvaluationNotFound: Rule(404, "evaluation_not_found", param="number"),
     core.VersionInUse: Rule(409, "version_in_use", param="version"),
     core.ChangedMeanwhile: Rule(412, "precondition_failed"),
     core.KeyNotFound: Rule(404, "key_not_found", param="id"),
@@ -208,6 +211,8 @@ def explain(error: BaseException) -> ErrorAnswer:
     extra: dict[str, Any] = {}
     if isinstance(error, core.AdapterRejected):
         extra["faults"] = [fault.as_dict() for fault in error.report.faults]
+    if isinstance(error, core.GateRefused):
+        extra["gate"] = [objection.as_dict() for objection in error.objections]
     if isinstance(error, core.InvalidSettings):
         extra["faults"] = [fault.as_dict() for fault in error.faults]
         return _answer(rule.status, message, rule, None, error.faults[0].where if error.faults else None, extra)

@@ -42,9 +42,9 @@ def json_body(shape: type[Shape], *, empty: Shape | None = None) -> Callable[[Re
     return read
 
 
-async def json_object(request: Request) -> dict[str, Any]:
-    """The body as an object of whatever fields. Raises BadRequest, TooLarge and WrongMediaType."""
-    body = await _bounded(request)
+async def json_object(request: Request, limit: int | None = None) -> dict[str, Any]:
+    """The body as an object of whatever fields, of at most `limit` bytes if the server allows more. Raises BadRequest, TooLarge and WrongMediaType."""
+    body = await _bounded(request, limit)
     require_json(request.headers.get("content-type"))
     try:
         return parse_object(body)
@@ -52,9 +52,10 @@ async def json_object(request: Request) -> dict[str, Any]:
         raise BadRequest(f"the body cannot be used: {error}") from error
 
 
-async def _bounded(request: Request) -> bytes:
+async def _bounded(request: Request, limit: int | None = None) -> bytes:
     services: Services = request.app.state.services
-    return await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
+    allowed = services.settings.max_body_bytes
+    return await read_body(dict(request.headers), request.receive, min(limit or allowed, allowed))
 
 
 def require_json(content_type: str | None) -> None:

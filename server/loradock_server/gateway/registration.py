@@ -12,10 +12,11 @@ from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, Report, check_adapter
-from loradock_adapters.errors import AdapterMalformed, BlobCorrupt, BlobMissing
+from loradock_adapters.errors import AdapterMalformed, BlobCorrupt, BlobMissing, GateRefused
 from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_adapters.peft_folder import PeftFolder
-from loradock_adapters.registry import Actor, Registry, Staged, VersionFacts
+from loradock_adapters.promotion_gate import PromotionGate
+from loradock_adapters.registry import Actor, Gate, Registry, Staged, VersionFacts
 from loradock_adapters.signing import read_signature
 from loradock_adapters.store import Store
 from loradock_server.gateway.errors import EngineUnavailable, NameTaken, ProbeFailed
@@ -48,6 +49,7 @@ class Registrar:
         table: RoutingTable,
         limits: Limits,
         smoke: SmokeProbe,
+        gate: PromotionGate | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -55,6 +57,7 @@ class Registrar:
         self._table = table
         self._limits = limits
         self._smoke = smoke
+        self._gate = None if gate is None else Gate(gate)
 
     def check_name(self, name: str) -> None:
         """Raises InvalidName or NameTaken, before anything is read or uploaded."""
@@ -68,8 +71,8 @@ class Registrar:
         """Make the folder's adapter a version of `name` and, for the very next request, what `alias` points to.
 
         Without an alias it is asked for by its number. Raises InvalidName, NameTaken, AdapterRejected,
-        AdapterUnreadable, AdapterConflict, ProbeFailed, EngineUnavailable (a probe is required and cannot be made),
-        StoreError, RegistryError.
+        AdapterUnreadable, AdapterConflict, GateRefused (it is a version then, and not live), ProbeFailed,
+        EngineUnavailable (a probe is required and cannot be made), StoreError, RegistryError.
         """
         self.check_name(name)
         if alias is not None:
@@ -77,8 +80,10 @@ class Registrar:
         self._smoke.require_engine()
         report, staged, facts = await asyncio.to_thread(self._take_in, name, folder, source, by, tell)
         probed = await self._probe(staged, facts, by, tell)
-        await asyncio.to_thread(self._registry.versions.make_ready, staged.ref, by=by, alias=alias)
-        await self._table.refresh()
+        try:
+            await asyncio.to_thread(self._make_ready, staged.ref, by, alias)
+        finally:
+            await self._table.refresh()
         return Registered(staged.ref, facts.digest, staged.created, report, probed)
 
     def _take_in(
@@ -127,6 +132,14 @@ class Registrar:
             raise
         tell(Stage.PROBING, 1, 1)
         return probed
+
+    def _make_ready(self, ref: AdapterRef, by: Actor, alias: str | None) -> None:
+        versions = self._registry.versions
+        try:
+            versions.make_ready(ref, by=by, alias=alias, gate=self._gate)
+        except GateRefused:
+            versions.make_ready(ref, by=by, alias=None)
+            raise
 
     def _verify(self, digest: str, folder: Path, peft: PeftFolder) -> None:
         try:

@@ -11,6 +11,7 @@ from loradock_adapters.registry import (
     AdapterRecord,
     AliasRecord,
     AuditEvent,
+    EvaluationRecord,
     KeyRecord,
     Operation,
     OperationState,
@@ -153,6 +154,21 @@ def operation_view(operation: Operation) -> dict[str, Any]:
         "status": answer.get("status"),
         "result": body if operation.state is OperationState.SUCCEEDED else None,
         "error": body.get("error") if operation.state is OperationState.FAILED else None,
+    }
+
+
+def evaluation_view(record: EvaluationRecord) -> dict[str, Any]:
+    """One evaluation without its document."""
+    return {
+        "object": "adapter.evaluation",
+        "id": record.id,
+        "name": record.ref.name,
+        "version": record.ref.version,
+        "task": record.evaluation.task,
+        "metrics": dict(record.evaluation.metrics),
+        "data_sha256": record.evaluation.data_sha256,
+        "created_at": record.created_at.isoformat(),
+        "created_by": record.created_by,
     }
 
 

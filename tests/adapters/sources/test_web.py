@@ -106,6 +106,7 @@ def test_a_part_that_nobody_asked_for_is_not_taken(web: Web, tmp_path: Path, ada
     address = web.on("/a.tgz", file(packed, cut=1000, etag='"1"'), wrong, file(packed, etag='"1"'))
     with got(address, tmp_path) as found:
         assert contents(found.folder) == contents(adapter)
+    assert [asked.headers.get("range") for asked in web.asked] == [None, "bytes=1000-", None]
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])

@@ -76,6 +76,17 @@ def test_register_says_which_version_it_is_and_how_to_ask_it(
     assert "ld-test" not in result.output
 
 
+def test_register_says_how_to_make_live_what_is_not(
+    loradock: Run, server: ScriptedServer, adapter_folder: Path
+) -> None:
+    server.enqueue(201, REGISTERED | {"aliases": []})
+
+    result = loradock("adapters", "register", "support-bot", str(adapter_folder), "--no-promote")
+
+    assert '"model": "support-bot@2"' in result.stdout
+    assert "loradock adapters promote support-bot 2" in result.stdout
+
+
 def test_register_tells_when_the_same_bytes_were_there_before(
     loradock: Run, server: ScriptedServer, adapter_folder: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from loradock_server.gateway import unloading
 from loradock_server.telemetry import attributes as names
 from tests.fakes.engine import Reply
 from tests.server.gateway.conftest import Gateway, Start, eventually
@@ -141,6 +142,19 @@ def test_a_retired_version_is_410_and_unloaded_but_what_runs_on_it_finishes(gate
     gate.open()
     assert "".join(chunk.choices[0].text for chunk in stream) == " world"
     assert answered_by(ask(gateway)) == "poet@2"
+
+
+def test_a_version_that_drains_for_long_is_unloaded_in_the_end(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unloading, "_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(unloading, "_WAIT_SECONDS", 0.01)
+    two_versions(gateway)
+    gateway.engine.adapters = [{"id": "poet@1", "tier": "memory"}]
+    gateway.engine.busy_unloads = 3
+    assert gateway.http.post("/admin/adapters/poet/versions/1/retire").json()["unloaded"] is False
+    eventually(lambda: gateway.engine.unloaded == ["poet@1"])
+    assert gateway.engine.busy_unloads == 0
 
 
 def test_a_version_that_an_alias_needs_is_409_until_it_does_not(gateway: Gateway) -> None:

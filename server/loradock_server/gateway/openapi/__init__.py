@@ -27,6 +27,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *adapters.OPERATIONS,
     *aliases.OPERATIONS,
     *settings.OPERATIONS,
+    *evaluations.OPERATIONS,
     *lora_adapters.OPERATIONS,
     *operations.OPERATIONS,
     *audit.OPERATIONS,

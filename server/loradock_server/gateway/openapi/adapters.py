@@ -218,6 +218,7 @@ REGISTRATION_ERRORS = (
     core.AdapterRejected,
     core.AdapterUnreadable,
     core.AdapterConflict,
+    core.GateRefused,
     core.StoreError,
     errors.ProbeFailed,
     errors.EngineUnavailable,

@@ -44,12 +44,18 @@ class DeletedAlias(BaseModel):
     deleted: Literal[True]
 
 
+_FORCE = {
+    "type": ["string", "null"],
+    "minLength": 1,
+    "maxLength": 500,
+    "description": "why the promotion gate is not to count; stands in the audit",
+}
 TARGET = {
     "oneOf": [
         {
             "type": "object",
             "required": ["version"],
-            "properties": {"version": {"type": "integer", "minimum": 1, "maximum": 999_999_999}},
+            "properties": {"version": {"type": "integer", "minimum": 1, "maximum": 999_999_999}, "force": _FORCE},
             "additionalProperties": False,
         },
         {
@@ -61,7 +67,8 @@ TARGET = {
                     "minProperties": 1,
                     "propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"},
                     "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
-                }
+                },
+                "force": _FORCE,
             },
             "additionalProperties": False,
         },
@@ -107,6 +114,7 @@ OPERATIONS = (
             core.VersionNotFound,
             core.InvalidSplit,
             core.AdapterConflict,
+            core.GateRefused,
             core.ChangedMeanwhile,
         ),
         {JSON: TARGET},
