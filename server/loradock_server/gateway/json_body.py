@@ -43,7 +43,10 @@ def json_body(shape: type[Shape], *, empty: Shape | None = None) -> Callable[[Re
 
 
 async def json_object(request: Request, limit: int | None = None) -> dict[str, Any]:
-    """The body as an object of whatever fields, of at most `limit` bytes if the server allows more. Raises BadRequest, TooLarge and WrongMediaType."""
+    """The body as an object of whatever fields, of at most `limit` bytes if the server allows more.
+
+    Raises BadRequest, TooLarge and WrongMediaType.
+    """
     body = await _bounded(request, limit)
     require_json(request.headers.get("content-type"))
     try:

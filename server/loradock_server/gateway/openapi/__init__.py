@@ -11,6 +11,7 @@ from loradock_server.gateway.openapi import (
     adapters,
     aliases,
     audit,
+    evaluations,
     gc,
     health,
     inference,

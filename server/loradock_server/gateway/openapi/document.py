@@ -46,9 +46,7 @@ class ErrorDetail(BaseModel):
     param: str | None = Field(description="the field at fault")
     code: str | None
     faults: list[Fault] | None = Field(default=None, description="of adapter_rejected: everything that is wrong")
-    gate: list[dict[str, Any]] | None = Field(
-        default=None, description="of promotion_refused: what the gate objects to"
-    )
+    gate: list[dict[str, Any]] | None = Field(default=None, description="of promotion_refused: its objections")
     expected: list[int] | None = Field(default=None, description="of precondition_failed: what If-Match demanded")
     current: dict[str, Any] | None = Field(default=None, description="of precondition_failed: what is there now")
 
