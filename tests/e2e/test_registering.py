@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from loradock_adapters.base_model import BaseModel
+from tests.e2e.asking import report
 from tests.e2e.loud import make_loud
 from tests.e2e.server import Server
 
@@ -42,11 +43,13 @@ def test_an_adapter_that_acts_passes_the_probe_and_one_that_does_nothing_is_neve
     good = upload(server, "probed", make_loud(tmp_path / "good", base, seed=70)).json()
     assert good["probe"]["result"] == "passed", good
     assert good["probe"]["effect"] > 1
+    report(f"the probe saw a loud adapter move a logprob by {good['probe']['effect']:.3g}")
     assert server.get("/admin/adapters/probed").json()["residency"] == {"probed@1": "memory"}
 
     idle = upload(server, "probed", without_effect(make_loud(tmp_path / "idle", base, seed=71)))
     assert (idle.status_code, idle.json()["error"]["code"]) == (422, "probe_failed"), idle.text
     assert "changes nothing" in idle.json()["error"]["message"]
+    report(idle.json()["error"]["message"])
     shown = server.get("/admin/adapters/probed").json()
     assert (shown["aliases"], [version["state"] for version in shown["versions"]]) == ({"live": 1}, ["ready", "failed"])
     assert "probed@2" not in shown["residency"]

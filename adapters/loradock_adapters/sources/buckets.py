@@ -73,7 +73,7 @@ def _copy(place: Place, name: str, target: Path, transfer: Transfer) -> None:
 
 
 class _S3:
-    """obstore tries again by itself, pieces of an object included."""
+    """An object is read in the version that was listed, also when it has to be taken up again."""
 
     def __init__(self, uri: SourceUri, transfer: Transfer) -> None:
         try:
@@ -87,11 +87,16 @@ class _S3:
         self._uri = uri
         self._prefix = "/".join(uri.segments)
         self._versions: dict[str, str | None] = {}
-        limit = timedelta(seconds=max(1.0, transfer.seconds_left))
+        limits = transfer.limits
         self._store = S3Store(
             uri.authority,
-            client_options={"connect_timeout": "10s", "timeout": limit, "allow_http": _plain_http()},
-            retry_config={"max_retries": 5, "retry_timeout": limit},
+            client_options={
+                "connect_timeout": timedelta(seconds=limits.connect),
+                "read_timeout": timedelta(seconds=limits.silence),
+                "timeout": timedelta(seconds=limits.timeout),
+                "allow_http": _plain_http(),
+            },
+            retry_config={"max_retries": 0},  # trying again is ours: it can be ended in between
         )
 
     def sizes(self) -> Mapping[str, int | None]:
@@ -111,7 +116,8 @@ class _S3:
         options: Any = {"if_match": self._versions[name]} if self._versions.get(name) else {}
         with self._explained():
             got = self._obstore.get(self._store, key, options=options | ({"range": {"offset": start}} if start else {}))
-            for piece in got.stream(min_chunk_size=CHUNK_BYTES):
+            self._versions[name] = got.meta["e_tag"]
+            for piece in got.stream(min_chunk_size=1):  # as they come: what is gathered first is lost with a break
                 yield bytes(piece)
 
     def _explained(self) -> _Explained:
@@ -156,11 +162,11 @@ class _Fsspec:
 
 
 class _Explained:
-    """Turns the libraries' errors into ours; `final` are those of a library that has tried again by itself."""
+    """Turns a library's errors, `own` and OSErrors, into ours."""
 
-    def __init__(self, uri: SourceUri, final: type[Exception] | None = None) -> None:
+    def __init__(self, uri: SourceUri, own: type[Exception] = OSError) -> None:
         self._uri = uri
-        self._final = final
+        self._own = own
 
     def __enter__(self) -> None:
         return
@@ -173,11 +179,11 @@ class _Explained:
             raise SourceUnavailable(
                 f"{self._uri} may not be read", "the other side refused", "set a key that may, in the environment"
             ) from error
-        if self._final is not None and isinstance(error, self._final):
-            text = str(error).partition("\n")[0][:300]
-            raise SourceUnavailable(f"{self._uri} cannot be fetched", text, "try again") from error
-        if isinstance(error, OSError):
-            raise Passing(f"{str(error)[:200] or type(error).__name__}") from error
+        if isinstance(error, (OSError, self._own)):
+            text = str(error).partition("\n")[0][:300] or type(error).__name__
+            if _says(error, r"4\d\d") and not _says(error, "408|429"):
+                raise SourceUnavailable(f"{self._uri} cannot be fetched", text, "correct the address") from error
+            raise Passing(text) from error
 
 
 def _says(error: BaseException | None, codes: str) -> bool:

@@ -12,11 +12,14 @@ WRAPPING_BYTES = 4 << 20
 class SourceLimits:
     """Bytes of all files together, seconds for a whole fetch, and what an archive may look like.
 
-    `max_ratio` is how many bytes one packed byte may become; adapters' weights hardly shrink at all.
+    `connect` and `silence` are the seconds that a server has to accept, and to send the next piece. `max_ratio` is how
+    many bytes one packed byte may become; adapters' weights hardly shrink at all.
     """
 
     max_bytes: int = 1 << 30
     timeout: float = 600.0
+    connect: float = 10.0
+    silence: float = 30.0
     max_entries: int = 1000
     max_path_bytes: int = 512
     max_depth: int = 8

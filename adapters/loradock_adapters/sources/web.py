@@ -20,9 +20,6 @@ from loradock_adapters.sources.retries import Passing, persistently
 from loradock_adapters.sources.transfer import Transfer
 from loradock_adapters.sources.uri import WEB, SourceUri, parse_uri
 
-CONNECT_SECONDS = 10.0
-SILENCE_SECONDS = 30.0
-"""How long a server may take to accept, and to send the next piece."""
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -31,10 +28,8 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 def download(uri: SourceUri, target: Path, allowed: AllowList, transfer: Transfer) -> None:
     """Write what is at the address into a new file. Raises SourceRefused in one of its forms."""
-    with (
-        httpx.Client(timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)) as client,
-        target.open("xb"),
-    ):
+    timeout = httpx.Timeout(transfer.limits.silence, connect=transfer.limits.connect)
+    with httpx.Client(timeout=timeout) as client, target.open("xb"):
         fetch = _Fetch(client, uri, target, allowed, transfer)
         persistently(fetch.attempt, transfer)
 

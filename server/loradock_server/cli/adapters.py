@@ -66,7 +66,7 @@ class AdaptersGroup(LazyGroup):
         ),
         "set": Lazy(
             "loradock_server.cli.adapter_settings:set_values",
-            "Say something of an adapter: defaults, limits, priority, owner.",
+            "Say something of an adapter: defaults and limits of its requests, its priority, description and owner.",
             examples=examples("""
                 loradock adapters set support-bot temperature=0.2 top_p=0.9 max_tokens_cap=512
                 loradock adapters set support-bot system_prompt=@prompt.txt stop='["END", "###"]'
@@ -99,7 +99,7 @@ class AdaptersGroup(LazyGroup):
         ),
         "evaluations": Lazy(
             "loradock_server.cli.evaluations:evaluations",
-            "Show how a version did on held-out data, or attach an evaluation.",
+            "Show the evaluations of a version, newest first, or attach one.",
             examples=examples("""
                 loradock adapters evaluations support-bot@3
                 loradock adapters evaluations support-bot@3 --attach result.json

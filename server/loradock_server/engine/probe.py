@@ -22,7 +22,9 @@ PROMPT_TOKENS = 32
 TOKENS = 4
 # How far answers of the base differ among themselves says what rounding alone does beside the traffic of the moment.
 BASE_ROWS = 3
-# A faint adapter may drown in that once; one without effect never rises above it but by chance.
+# An answer without effect may by chance lie apart from three others, but not by a multiple of what divides these.
+NOISE_FACTOR = 3.0
+# A faint adapter may drown in noise once.
 ROUNDS = 3
 
 
@@ -69,11 +71,11 @@ class Probe:
                 return Verdict(f"{adapter_id} gives logprobs that are NaN or infinite; train it again, or more gently")
             noise = max(gap(one, other) for one, other in itertools.combinations(base, 2))
             effect = min(gap(answer, adapted) for answer in base)
-            if effect > noise:
+            if effect > NOISE_FACTOR * noise:
                 return Verdict(None, effect, noise)
         return Verdict(
-            f"{adapter_id} changes nothing: it moves no logprob of the fixed prompt by more than {effect:.3g}, and the "
-            f"base model's own answers differ by {noise:.3g}; train it longer, or look at its scale",
+            f"{adapter_id} changes nothing: it moves no logprob of the fixed prompt by more than {effect:.3g}, where "
+            f"the base model's own answers differ by {noise:.3g}; train it longer, or look at its scale",
             effect,
             noise,
         )

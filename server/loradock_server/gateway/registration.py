@@ -24,6 +24,9 @@ from loradock_server.gateway.probing import Probed, SmokeProbe
 from loradock_server.gateway.stages import Stage, Tell, unheard
 from loradock_server.gateway.table import RoutingTable
 
+# Checking and storing keep a processor, a disk and a thread busy; those that answer requests must not wait for many.
+AT_ONCE = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Registered:
@@ -58,6 +61,7 @@ class Registrar:
         self._limits = limits
         self._smoke = smoke
         self._gate = None if gate is None else Gate(gate)
+        self._hands = asyncio.Semaphore(AT_ONCE)
 
     def check_name(self, name: str) -> None:
         """Raises InvalidName or NameTaken, before anything is read or uploaded."""
@@ -78,7 +82,8 @@ class Registrar:
         if alias is not None:
             validate_alias(alias)
         self._smoke.require_engine()
-        report, staged, facts = await asyncio.to_thread(self._take_in, name, folder, source, by, tell)
+        async with self._hands:
+            report, staged, facts = await asyncio.to_thread(self._take_in, name, folder, source, by, tell)
         probed = await self._probe(staged, facts, by, tell)
         try:
             await asyncio.to_thread(self._make_ready, staged.ref, by, alias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from loradock_adapters.errors import (
 from tests.adapters.making import write_adapter
 from tests.adapters.sources.packing import contents, entries_of, tgz_bytes
 from tests.adapters.sources.test_web import got, open_for
+from tests.fakes.web import Web, file, stall, status
 from tests.seaweed import Seaweed
 
 
@@ -102,6 +104,42 @@ def test_limits_and_the_list_hold_for_buckets_too(seaweed: Seaweed, bucket: str,
         with pytest.raises(SourceTooLarge), got(f"s3://{bucket}/{name}", tmp_path, rules):
             pass
     with pytest.raises(SourceForbidden), got(f"s3://{bucket}/bigger", tmp_path / "x", rules):
+        pass
+
+
+@pytest.fixture
+def trouble(web: Web, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """An endpoint that is none of S3's best; requests are signed, and nobody looks."""
+    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "z"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+    return web
+
+
+DATE = "Thu, 26 Nov 2026 09:00:00 GMT"
+
+
+def test_an_object_that_breaks_off_goes_on_where_it_was(trouble: Web, tmp_path: Path, files: dict[str, bytes]) -> None:
+    packed = tgz_bytes(entries_of(tmp_path / "adapter"))
+    cut = file(packed, cut=200, etag='"1"', last_modified=DATE)
+    trouble.on("/bucket/a.tgz", status(503), cut, cut, file(packed, etag='"1"', last_modified=DATE))
+    with got("s3://bucket/a.tgz", tmp_path) as found:
+        assert contents(found.folder) == files
+    assert [asked.headers.get("range") for asked in trouble.asked] == [None, None, "bytes=200-", "bytes=400-"]
+    assert [asked.headers.get("if-match") for asked in trouble.asked] == [None, None, '"1"', '"1"']
+
+
+def test_a_stalled_endpoint_ends_at_the_timeout_and_one_in_trouble_is_given_up(trouble: Web, tmp_path: Path) -> None:
+    gate = threading.Event()
+    trouble.on("/bucket/a.tgz", stall(gate, bytes(5000), after=0))
+    try:
+        ended = pytest.raises(SourceUnavailable, match="LORADOCK_SOURCE_TIMEOUT")
+        with ended, got("s3://bucket/a.tgz", tmp_path, open_for("s3://bucket", timeout=0.5, silence=0.2)):
+            pass
+    finally:
+        gate.set()
+    trouble.on("/bucket", status(500))
+    with pytest.raises(SourceUnavailable, match="500.*; tried 5 times"), got("s3://bucket/a", tmp_path):
         pass
 
 

@@ -44,6 +44,7 @@ def test_an_address_is_shown_in_its_one_spelling_and_without_secrets(text: str, 
         *("s3://", "s3:///a", "s3://b/../c", "s3://b/a?x=1", "s3://u@b/c", "s3://b:1/c"),
         *("file:///etc/passwd", "local:///etc", "FILE:///etc/passwd", "data:text,x", "data://x/y"),
         *("zip://x::https://h/a", "simplecache::s3://b/a", "s3://b/a::file:///x", "reference://x/y", "dir://a/b"),
+        *("gs://bucket/a::memory", "gs://b::simplecache/a"),
         "https://h/" + "x" * 5000,
     ],
 )

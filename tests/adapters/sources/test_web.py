@@ -19,7 +19,6 @@ from loradock_adapters.errors import (
     SourceUnavailable,
 )
 from loradock_adapters.sources import AllowList, Fetched, SourceLimits, SourceRules, fetched, retries
-from loradock_adapters.sources import web as web_source
 from tests.adapters.making import write_adapter
 from tests.adapters.sources.packing import contents, entries_of, tgz_bytes, zip_bytes
 from tests.fakes.web import Web, file, redirect, stall, status
@@ -165,15 +164,12 @@ def test_a_size_nobody_announced_is_counted(web: Web, tmp_path: Path) -> None:
         pass
 
 
-def test_a_stalled_server_ends_at_the_timeout(
-    web: Web, tmp_path: Path, packed: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(web_source, "SILENCE_SECONDS", 0.2)
+def test_a_stalled_server_ends_at_the_timeout(web: Web, tmp_path: Path, packed: bytes) -> None:
     gate = threading.Event()
     address = web.on("/a.tgz", stall(gate, packed, after=1000))
     try:
         ended = pytest.raises(SourceUnavailable, match="LORADOCK_SOURCE_TIMEOUT")
-        with ended, got(address, tmp_path, open_for(web.url + "/a.tgz", timeout=0.3)):
+        with ended, got(address, tmp_path, open_for(web.url + "/a.tgz", timeout=0.3, silence=0.2)):
             pass
     finally:
         gate.set()

@@ -17,6 +17,8 @@ from loradock_server.gateway.app import create_app
 from loradock_server.settings import load_settings
 from tests.adapters.making import lora_config, write_adapter, write_base
 from tests.adapters.sources.packing import entries_of, tgz_bytes
+from tests.fakes.hub import COMMIT, publish
+from tests.fakes.web import running_web
 from tests.server.cli.scripted_server import running
 
 Run = Callable[..., Result]
@@ -26,6 +28,7 @@ Run = Callable[..., Result]
 def gateway(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A running gateway that the commands find as they would on its own machine, by the file it leaves."""
     monkeypatch.setenv("LORADOCK_SOURCE_ROOTS", str(tmp_path / "shared"))
+    monkeypatch.setenv("LORADOCK_SOURCE_PREFIXES", "hf://open-org")
     settings = load_settings()
     registry = Registry.open(settings.registry)
     key = registry.keys.ensure_admin(None)
@@ -324,3 +327,22 @@ def test_a_registration_is_an_operation_that_can_be_looked_at_later(
     assert loradock("adapters", "operation", failed["id"], "--wait").exit_code == 1
     unknown = loradock("adapters", "operation", "../keys")
     assert (unknown.exit_code, "no operation" in unknown.stderr or "no route" in unknown.stderr) == (1, True)
+
+
+def test_an_address_is_fetched_by_the_server_if_it_is_open_there_else_here(
+    loradock: Run, gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_adapter(tmp_path / "mine")
+    with running_web() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        for org in ("open-org", "other-org"):
+            publish(hub, f"{org}/mine", {path.name: path.read_bytes() for path in folder.iterdir()})
+
+        there = said(loradock("adapters", "register", "support-bot", "hf://open-org/mine@main", "--json"))
+        closed = loradock("adapters", "register", "other-bot", "hf://other-org/mine@main")
+        here = said(loradock("adapters", "register", "other-bot", "hf://other-org/mine@main", "--fetch-here", "--json"))
+
+    (version,) = said(loradock("adapters", "show", "support-bot", "--json"))["versions"]
+    assert (there["id"], version["source"]) == ("support-bot@1", f"hf://open-org/mine@{COMMIT}")
+    assert (closed.exit_code, "--fetch-here" in closed.stderr) == (1, True)
+    assert (here["id"], here["digest"]) == ("other-bot@1", there["digest"])

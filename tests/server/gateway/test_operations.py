@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from loradock_adapters.check import check_adapter
 from loradock_adapters.registry import Actor, Registry
-from loradock_server.gateway import operations
+from loradock_server.gateway import operations, registration
 from loradock_server.gateway.answering import Wish, read_wish
 from loradock_server.gateway.errors import BadRequest
 from tests.adapters.making import lora_config, write_adapter
@@ -202,6 +204,28 @@ def test_a_gateway_that_leaves_waits_for_it_and_marks_what_it_cannot_finish(star
     assert (over.state, over.answer["status"]) == ("failed", 503)
     assert over.answer["body"]["error"]["code"] == "shutting_down"
     registry.close()
+
+
+def test_a_flood_of_registrations_leaves_threads_for_everything_else(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = threading.Event()
+    checking: list[Path] = []
+
+    def slowly(folder: Path, *rest: Any) -> Any:
+        checking.append(folder)
+        assert opened.wait(20)
+        return check_adapter(folder, *rest)
+
+    monkeypatch.setattr(registration, "check_adapter", slowly)
+    locations = []
+    for alpha in range(1, 41):
+        files = files_of(write_adapter(gateway.folder / str(alpha), config=lora_config(lora_alpha=alpha)))
+        locations.append(post(gateway, files, LATER).headers["location"])
+    assert gateway.http.post("/admin/keys", json={"name": "app"}).is_success  # which needs a thread
+    eventually(lambda: len(checking) == registration.AT_ONCE)
+    opened.set()
+    assert {ended(gateway, location)["state"] for location in locations} == {"succeeded"}
 
 
 def test_operations_come_page_by_page_and_unknown_ones_are_404(gateway: Gateway) -> None:

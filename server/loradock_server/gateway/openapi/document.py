@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
@@ -38,6 +38,20 @@ _REF = "#/components/schemas/{model}"
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
 
 
+class Objection(BaseModel):
+    """One rule of the promotion gate that a version breaks."""
+
+    version: str
+    rule: Literal["required", "threshold", "no_worse_by"]
+    metric: str
+    task: str | None
+    value: float | None = Field(description="what the version has")
+    limit: float | None = Field(description="what it would need")
+    live: str | None = Field(description="the version it is compared with")
+    live_value: float | None
+    text: str
+
+
 class ErrorDetail(BaseModel):
     """Why, for people and for programs."""
 
@@ -46,7 +60,7 @@ class ErrorDetail(BaseModel):
     param: str | None = Field(description="the field at fault")
     code: str | None
     faults: list[Fault] | None = Field(default=None, description="of adapter_rejected: everything that is wrong")
-    gate: list[dict[str, Any]] | None = Field(default=None, description="of promotion_refused: its objections")
+    gate: list[Objection] | None = Field(default=None, description="of promotion_refused: what speaks against it")
     expected: list[int] | None = Field(default=None, description="of precondition_failed: what If-Match demanded")
     current: dict[str, Any] | None = Field(default=None, description="of precondition_failed: what is there now")
 

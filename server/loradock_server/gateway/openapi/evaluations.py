@@ -1,4 +1,4 @@
-"""What `…/versions/{version}/evaluations` takes and answers."""
+"""What `/admin/adapters/{name}/versions/{version}/evaluations` takes and answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from loradock_server.gateway.openapi.adapters import FOUND
 from loradock_server.gateway.openapi.operation import JSON, Answer, Operation
 
 
-class EvaluationSummary(BaseModel):
-    """How a version did."""
+class Evaluation(BaseModel):
+    """How a version did, as somebody measured it."""
 
     object: Literal["adapter.evaluation"]
     id: int
@@ -23,83 +23,83 @@ class EvaluationSummary(BaseModel):
     version: int
     task: str
     metrics: dict[str, float]
-    data_sha256: str | None
+    data_sha256: str | None = Field(description="of the data it was measured on, if it says so")
     created_at: datetime
     created_by: str
 
 
-class FullEvaluation(EvaluationSummary):
-    """The same with all that was attached."""
+class WholeEvaluation(Evaluation):
+    """An evaluation with all that was sent."""
 
     document: dict[str, Any]
 
 
 class EvaluationList(BaseModel):
-    """Evaluations, the newest first."""
+    """Evaluations of a version, newest first."""
 
     object: Literal["list"]
-    data: list[EvaluationSummary]
+    data: list[Evaluation]
     has_more: bool
     last_id: int | None = Field(description="give it as `after` for the next page")
 
 
-_SHA256 = {"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"}
-_NAME = "^[A-Za-z0-9][A-Za-z0-9_./@ -]{0,99}$"
-_NUMBERS = {
+_DIGEST = {"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"}
+_METRICS = {
     "type": "object",
     "minProperties": 1,
     "maxProperties": MAX_METRICS,
-    "propertyNames": {"pattern": _NAME},
-    "additionalProperties": {"type": "number"},
+    "propertyNames": {"pattern": r"^[A-Za-z0-9][A-Za-z0-9_./@ -]{0,99}$"},
+    "additionalProperties": {"type": "number", "minimum": -1e300, "maximum": 1e300},
 }
-_DOCUMENT: dict[str, Any] = {
+TAKES: dict[str, Any] = {
     "type": "object",
-    "description": "What evaluate.py writes (numbers under `adapter`), or any document with `task` and `metrics`.",
-    "required": ["task", "metrics"],
+    "description": "`metrics`, or `adapter` as `make evaluate` writes it; whatever else is there is kept.",
+    "required": ["task"],
     "properties": {
-        "task": {"type": "string", "pattern": _NAME},
-        "metrics": _NUMBERS,
-        "data_sha256": _SHA256,
-        "adapter_digest": _SHA256,
-        "base_digest": _SHA256,
+        "task": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_./@ -]{0,99}$"},
+        "metrics": _METRICS,
+        "data_sha256": {**_DIGEST, "description": "of the data; only equal ones are compared"},
+        "adapter_digest": {**_DIGEST, "description": "the bytes that were measured: refused if they are not these"},
+        "base_digest": {**_DIGEST, "description": "the base model: refused if it is another one"},
     },
-    "additionalProperties": True,
-    "examples": [{"task": "mail-triage", "metrics": {"accuracy": 0.83}}],
+    "anyOf": [{"required": ["metrics"]}, {"required": ["adapter"], "properties": {"adapter": _METRICS}}],
+    "examples": [{"task": "support-tickets", "metrics": {"score": 0.91}}],
 }
 
 _PATH = "/admin/adapters/{name}/versions/{version}/evaluations"
-_TAG = "evaluations"
+_TAG = "adapters"
+_VERSION = (*FOUND, core.VersionNotFound)
 
 OPERATIONS = (
     Operation(
         "POST",
         _PATH,
         "attachEvaluation",
-        "Attach how a version did on held-out data",
+        "Attach an evaluation to the version that it measured",
         _TAG,
         "admin",
-        {201: Answer(EvaluationSummary, "The promotion gate looks at it from now on.")},
-        (*FOUND, core.VersionNotFound, core.InvalidEvaluation, errors.Conflict, core.StoreError),
-        {JSON: _DOCUMENT},
+        {201: Answer(Evaluation, "The promotion gate asks it from now on.")},
+        (*_VERSION, core.InvalidEvaluation, errors.Conflict, core.StoreError),
+        {JSON: TAKES},
     ),
     Operation(
         "GET",
         _PATH,
         "listEvaluations",
-        "List a version's evaluations, the newest first",
+        "List a version's evaluations, newest first",
         _TAG,
         "admin",
-        {200: Answer(EvaluationList, "A page of them.")},
-        (*FOUND, core.VersionNotFound),
+        {200: Answer(EvaluationList, "A page of evaluations.")},
+        _VERSION,
     ),
     Operation(
         "GET",
         _PATH + "/{number}",
         "getEvaluation",
-        "Show an evaluation with its document",
+        "Show an evaluation with all that was sent",
         _TAG,
         "admin",
-        {200: Answer(FullEvaluation, "The evaluation.")},
-        (*FOUND, core.VersionNotFound, core.EvaluationNotFound),
+        {200: Answer(WholeEvaluation, "The evaluation.")},
+        (*_VERSION, core.EvaluationNotFound),
     ),
 )
