@@ -31,6 +31,8 @@ class AliasList(BaseModel):
 
     object: Literal["list"]
     data: list[Alias]
+    has_more: bool
+    last_id: str | None = Field(description="give it as `after` for the next page")
 
 
 class DeletedAlias(BaseModel):
@@ -46,7 +48,7 @@ _FORCE = {
     "type": ["string", "null"],
     "minLength": 1,
     "maxLength": 500,
-    "description": "Why the promotion gate is not to count, for the audit.",
+    "description": "why the promotion gate is not to count; stands in the audit",
 }
 TARGET = {
     "oneOf": [
@@ -85,7 +87,7 @@ OPERATIONS = (
         "List an adapter's aliases",
         _TAG,
         "admin",
-        {200: Answer(AliasList, "By name.")},
+        {200: Answer(AliasList, "A page of them, by name.")},
         FOUND,
     ),
     Operation(
