@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from loradock_adapters import errors as core
+from loradock_adapters.registry.splits import MAX_VERSIONS, MAX_WEIGHT
 from loradock_server.gateway.openapi.adapters import FOUND, Target
 from loradock_server.gateway.openapi.operation import ETAG, JSON, Answer, Operation
 
@@ -65,8 +66,9 @@ TARGET = {
                 "split": {
                     "type": "object",
                     "minProperties": 1,
+                    "maxProperties": MAX_VERSIONS,
                     "propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"},
-                    "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+                    "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MAX_WEIGHT},
                 },
                 "force": _FORCE,
             },

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 from loradock_adapters import errors as core
 from loradock_adapters.adapter_settings import PIN, AdapterSettings, Priority
-from loradock_adapters.names import NAME_PATTERN, RESERVED_NAMES
 from loradock_server.gateway import errors
 from loradock_server.gateway.openapi.adapters import FOUND, NAMED, Adapter
 from loradock_server.gateway.openapi.operation import ETAG, JSON, LOCATION, Answer, Operation
+from loradock_server.gateway.params import NAME_SCHEMA
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -30,7 +30,7 @@ _NEW: dict[str, Any] = {
     "type": "object",
     "required": ["name"],
     "properties": {
-        "name": {"type": "string", "pattern": f"^{NAME_PATTERN}$", "not": {"enum": sorted(RESERVED_NAMES)}},
+        "name": NAME_SCHEMA,
         **{name: schema for name, schema in _PATCH["properties"].items() if name != PIN},
     },
     "additionalProperties": False,
