@@ -26,7 +26,8 @@
     │   ├── VersionRetired
     │   ├── AdapterConflict
     │   │   ├── GateRefused                      .objections
-    │   │   └── VersionInUse
+    │   │   ├── VersionInUse
+    │   │   └── AdapterExists
     │   └── ChangedMeanwhile                     .revision .expected .current
     ├── BackupError
     ├── StoreError
@@ -188,6 +189,10 @@ class GateRefused(AdapterConflict):
 
 class VersionInUse(AdapterConflict):
     """An alias points to the version; seen by whoever wants to retire or delete it."""
+
+
+class AdapterExists(AdapterConflict):
+    """The name is taken already; seen by whoever wants to create it."""
 
 
 class ChangedMeanwhile(AdapterError):

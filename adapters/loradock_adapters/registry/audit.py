@@ -46,6 +46,7 @@ class Action(StrEnum):
     ALIAS_SET = "alias.set"
     ALIAS_ROLLED_BACK = "alias.rolled_back"
     ALIAS_DELETED = "alias.deleted"
+    ADAPTER_CREATED = "adapter.created"
     ADAPTER_PINNED = "adapter.pinned"
     ADAPTER_UNPINNED = "adapter.unpinned"
     ADAPTER_CONFIGURED = "adapter.configured"

@@ -15,11 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import KeyNotFound, RegistryError
-from loradock_adapters.registry.audit import Action, Actor, note
+from loradock_adapters.registry.audit import MAX_PAGE, Action, Actor, note
+from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.tables import KeyRow
 
@@ -43,6 +44,11 @@ class KeyRecord:
     prefix: str
     created_at: datetime
     revoked_at: datetime | None
+
+    @property
+    def revision(self) -> int:
+        """1, and 2 once it is revoked: nothing else of a key ever changes."""
+        return 1 if self.revoked_at is None else 2
 
 
 class KeyTable:
@@ -98,21 +104,37 @@ class KeyTable:
             return None
         return _record(row)
 
+    def get(self, id: str) -> KeyRecord:
+        """The key, revoked or not. Raises KeyNotFound."""
+        with self._database.read() as session:
+            return _record(_require(session, id))
+
+    def page(self, *, after: str | None = None, limit: int = 100) -> tuple[KeyRecord, ...]:
+        """Keys, revoked ones too, oldest first: those that follow `after`. Raises KeyNotFound for no such key."""
+        wanted = select(KeyRow).order_by(KeyRow.created_at, KeyRow.id).limit(max(1, min(limit, MAX_PAGE)))
+        with self._database.read() as session:
+            if after is not None:
+                last = _require(session, after)
+                wanted = wanted.where(tuple_(KeyRow.created_at, KeyRow.id) > tuple_(last.created_at, last.id))
+            return tuple(_record(row) for row in session.scalars(wanted))
+
     def list(self) -> tuple[KeyRecord, ...]:
         """Every key, revoked ones too, oldest first."""
         with self._database.read() as session:
             rows = session.scalars(select(KeyRow).order_by(KeyRow.created_at, KeyRow.id)).all()
         return tuple(_record(row) for row in rows)
 
-    def revoke(self, id: str, *, by: Actor) -> KeyRecord:
+    def revoke(self, id: str, *, by: Actor, if_match: IfMatch | None = None) -> KeyRecord:
         """End a key for good; ending it twice changes nothing.
 
-        Raises KeyNotFound, and RegistryError for the last admin key, which would lock everybody out.
+        Raises KeyNotFound, ChangedMeanwhile, and RegistryError for the last admin key, which would lock everybody out.
         """
         with self._database.write() as session:
-            row = session.get(KeyRow, id) if _ID.fullmatch(id) else None
-            if row is None:
-                raise KeyNotFound(f"no API key has the id {id[:80]!r}; list them with `loradock keys list`")
+            row = _require(session, id)
+            if if_match is not None:
+                there = _record(row)
+                revoked = {"revision": there.revision, "revoked": there.revoked_at is not None}
+                if_match.require(f"key {id}", there.revision, revoked)
             if row.revoked_at is not None:
                 record = _record(row)
                 session.rollback()
@@ -123,6 +145,13 @@ class KeyTable:
             row.revoked_at = datetime.now(UTC)
             note(session, by, Action.KEY_REVOKED, before=_shown(row))
         return _record(row)
+
+
+def _require(session: Session, id: str) -> KeyRow:
+    row = session.get(KeyRow, id) if _ID.fullmatch(id) else None
+    if row is None:
+        raise KeyNotFound(f"no API key has the id {id[:80]!r}; list them with `loradock keys list`")
+    return row
 
 
 def _add(session: Session, name: str, scopes: frozenset[str], secret: str, by: Actor) -> KeyRow:

@@ -26,21 +26,28 @@ from loradock_adapters.registry.tables import (
 )
 from loradock_adapters.signing import Signature
 
+_FEW = 300  # names; every database takes a list of that length
+
 
 def catalogue(session: Session, since: Catalogue) -> Catalogue:
     """What is registered now. Names that have not changed since `since` are taken from there."""
     revision = session.scalars(select(StateRow.revision)).one()
     if revision < since.revision:  # another database than before, restored from a backup maybe
         since = Catalogue()
-    changed = select(AdapterRow).where(AdapterRow.revision > since.revision) if since.revision else select(AdapterRow)
-    rows = session.scalars(changed).all()
+    # Columns, here and below, and not objects that SQLAlchemy keeps track of: of tens of thousands those take seconds.
+    changed = select(*AdapterRow.__table__.c)
+    if since.revision:
+        changed = changed.where(AdapterRow.revision > since.revision)
+    rows = session.execute(changed).all()
     kept = dict(since.adapters)
     for row in rows:
         kept.pop(row.name, None)
     there = [row for row in rows if row.deleted_at is None]
     if there:
-        versions = _versions(session, since.revision)
-        aliases = _aliases(session, since.revision, versions)
+        # A few names are asked for by name, which their keys begin with; else everything is read, in one go.
+        few = [row.name for row in there] if since.revision and len(there) <= _FEW else None
+        versions = _versions(session, few)
+        aliases = _aliases(session, few, versions)
         for row in there:
             kept[row.name] = AdapterRecord(
                 name=row.name,
@@ -54,16 +61,16 @@ def catalogue(session: Session, since: Catalogue) -> Catalogue:
     return Catalogue(revision, MappingProxyType(dict(sorted(kept.items()))))
 
 
-def _versions(session: Session, since: int) -> dict[str, dict[int, VersionRecord]]:
+def _versions(session: Session, names: list[str] | None) -> dict[str, dict[int, VersionRecord]]:
     found: dict[str, dict[int, VersionRecord]] = defaultdict(dict)
-    wanted = select(VersionRow).where(VersionRow.state != VersionState.DELETED).order_by(VersionRow.number)
-    for row in session.scalars(_changed(wanted, VersionRow, since)):
+    wanted = select(*VersionRow.__table__.c).where(VersionRow.state != VersionState.DELETED).order_by(VersionRow.number)
+    for row in session.execute(_of(names, wanted, VersionRow)):
         found[row.name][row.number] = _version(row)
     return found
 
 
 def _aliases(
-    session: Session, since: int, versions: Mapping[str, Mapping[int, VersionRecord]]
+    session: Session, names: list[str] | None, versions: Mapping[str, Mapping[int, VersionRecord]]
 ) -> dict[str, dict[str, AliasRecord]]:
     its_step = (
         (AliasStepRow.name == AliasRow.name)
@@ -72,14 +79,14 @@ def _aliases(
     )
     steps = select(AliasRow, AliasStepRow.parent).join(AliasStepRow, its_step)
     targets = (
-        select(AliasTargetRow)
+        select(*AliasTargetRow.__table__.c)
         .join(AliasRow, (AliasTargetRow.name == AliasRow.name) & (AliasTargetRow.alias == AliasRow.alias))
         .join(AliasStepRow, its_step)
         .where((AliasTargetRow.step == AliasRow.step) | (AliasTargetRow.step == AliasStepRow.parent))
         .order_by(AliasTargetRow.version)
     )
     parts: dict[tuple[str, str, int], list[tuple[int, int]]] = defaultdict(list)
-    for target in session.scalars(_changed(targets, AliasTargetRow, since)):
+    for target in session.execute(_of(names, targets, AliasTargetRow)):
         parts[target.name, target.alias, target.step].append((target.version, target.weight))
 
     def previous(row: AliasRow, parent: int | None) -> Split | None:
@@ -99,7 +106,7 @@ def _aliases(
         return way_back(session, row, ready).split
 
     found: dict[str, dict[str, AliasRecord]] = defaultdict(dict)
-    for row, parent in session.execute(_changed(steps, AliasRow, since)).all():
+    for row, parent in session.execute(_of(names, steps, AliasRow)).all():
         if not parts[row.name, row.alias, row.step]:
             continue  # nothing of ours leaves it so; `doctor` finds it
         found[row.name][row.alias] = AliasRecord(
@@ -113,17 +120,13 @@ def _aliases(
     return found
 
 
-def _changed(wanted: Any, table: Any, since: int) -> Any:
-    """Only rows of names that changed after `since`; everything when that is the beginning.
-
-    Any, because a Select's type lists its columns.
-    """
-    if since == 0:
-        return wanted
-    return wanted.join(AdapterRow, AdapterRow.name == table.name).where(AdapterRow.revision > since)
+def _of(names: list[str] | None, wanted: Any, table: Any) -> Any:
+    """Only rows of these names, or all. Any, because a Select's type lists its columns."""
+    return wanted if names is None else wanted.where(table.name.in_(names))
 
 
-def _version(row: VersionRow) -> VersionRecord:
+def _version(row: Any) -> VersionRecord:
+    """Of a row of adapter_versions; its columns have no types."""
     return VersionRecord(
         ref=AdapterRef(row.name, row.number),
         digest=row.digest,

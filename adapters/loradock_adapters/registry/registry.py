@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from loradock_adapters.adapter_settings import PIN, AdapterSettings
-from loradock_adapters.errors import InvalidSettings
+from loradock_adapters.adapter_settings import NOTHING_SAID, PIN, AdapterSettings
+from loradock_adapters.errors import AdapterExists, InvalidSettings
 from loradock_adapters.faults import Fault
-from loradock_adapters.names import AdapterRef
+from loradock_adapters.names import AdapterRef, validate_name
 from loradock_adapters.registry import aliases, reading, versions
 from loradock_adapters.registry.audit import Action, Actor, AuditTable, note
 from loradock_adapters.registry.catalogue import Catalogue
@@ -27,7 +27,7 @@ from loradock_adapters.registry.evaluations import EvaluationTable
 from loradock_adapters.registry.keys import KeyTable
 from loradock_adapters.registry.listening import Listener
 from loradock_adapters.registry.operations import OperationTable
-from loradock_adapters.registry.rows import require_adapter, touch
+from loradock_adapters.registry.rows import open_adapter, require_adapter, touch
 from loradock_adapters.registry.tables import AdapterRow, StateRow
 
 _UNSAID = object()
@@ -60,17 +60,42 @@ class Registry:
     def close(self) -> None:
         self._database.close()
 
-    def pin(self, name: str, *, by: Actor) -> bool:
-        """Have the live versions kept in memory from now on; False when they are already. Raises AdapterNotFound."""
-        return self._set_pin(name, datetime.now(UTC), by)
+    def create_adapter(self, name: str, settings: Mapping[str, Any], *, by: Actor) -> None:
+        """Take a name that has no version yet, and say something of it, as `change_settings` does.
 
-    def unpin(self, name: str, *, by: Actor) -> bool:
-        """Let them go from memory as any others; False when it was not pinned. Raises AdapterNotFound."""
-        return self._set_pin(name, None, by)
-
-    def _set_pin(self, name: str, since: datetime | None, by: Actor) -> bool:
+        Raises InvalidName, AdapterExists, InvalidSettings.
+        """
+        validate_name(name)
+        said = NOTHING_SAID.patched(settings).document()
         with self._database.write() as session:
-            changed = _pin(session, require_adapter(session, name), since, by)
+            row = session.get(AdapterRow, name)
+            if row is not None and row.deleted_at is None:
+                raise AdapterExists(f"there is an adapter named {name!r} already; change it, or choose another name")
+            open_adapter(session, name).settings = said
+            touch(session, name)
+            note(session, by, Action.ADAPTER_CREATED, adapter=name, after=said)
+
+    def pin(self, name: str, *, by: Actor, if_match: IfMatch | None = None) -> bool:
+        """Have the live versions kept in memory from now on; False when they are already.
+
+        Raises AdapterNotFound, ChangedMeanwhile.
+        """
+        return self._set_pin(name, datetime.now(UTC), by, if_match)
+
+    def unpin(self, name: str, *, by: Actor, if_match: IfMatch | None = None) -> bool:
+        """Let them go from memory as any others; False when it was not pinned.
+
+        Raises AdapterNotFound, ChangedMeanwhile.
+        """
+        return self._set_pin(name, None, by, if_match)
+
+    def _set_pin(self, name: str, since: datetime | None, by: Actor, if_match: IfMatch | None) -> bool:
+        with self._database.write() as session:
+            adapter = require_adapter(session, name)
+            if if_match is not None:
+                pinned = {"revision": adapter.revision, "pinned": adapter.pinned_at is not None}
+                if_match.require(f"adapter {name!r}", adapter.revision, pinned)
+            changed = _pin(session, adapter, since, by)
             if not changed:
                 session.rollback()
         return changed

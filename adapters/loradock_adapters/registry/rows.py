@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import AdapterNotFound, VersionNotFound
@@ -15,6 +17,19 @@ def require_adapter(session: Session, name: str) -> AdapterRow:
     row = session.get(AdapterRow, name)
     if row is None or row.deleted_at is not None:
         raise AdapterNotFound(f"no adapter is named {name[:80]!r}")
+    return row
+
+
+def open_adapter(session: Session, name: str) -> AdapterRow:
+    """The row of a name that is or becomes an adapter's. Its `revision` is the caller's to `touch`."""
+    now = datetime.now(UTC)
+    row = session.get(AdapterRow, name)
+    if row is None:
+        row = AdapterRow(name=name, next_version=1, created_at=now, deleted_at=None, revision=0, settings={})
+        session.add(row)
+        session.flush()
+    elif row.deleted_at is not None:
+        row.created_at, row.deleted_at = now, None
     return row
 
 

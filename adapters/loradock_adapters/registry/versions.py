@@ -21,10 +21,10 @@ from loradock_adapters.registry.catalogue import VersionFacts
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.evaluations import Gate
-from loradock_adapters.registry.rows import require_adapter, require_version, touch
+from loradock_adapters.registry.rows import open_adapter, require_adapter, require_version, touch
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import MAY_FOLLOW, VersionState
-from loradock_adapters.registry.tables import AdapterRow, VersionRow
+from loradock_adapters.registry.tables import VersionRow
 from loradock_adapters.signing import Signature
 
 _ACTIONS = {
@@ -201,12 +201,7 @@ def _move(session: Session, row: VersionRow, to: VersionState, by: Actor, reason
 
 def _add_version(session: Session, name: str, facts: VersionFacts, by: Actor) -> AdapterRef:
     now = datetime.now(UTC)
-    adapter = session.get(AdapterRow, name)
-    if adapter is None:
-        adapter = AdapterRow(name=name, next_version=1, created_at=now, deleted_at=None, revision=0, settings={})
-        session.add(adapter)
-    elif adapter.deleted_at is not None:
-        adapter.created_at, adapter.deleted_at = now, None
+    adapter = open_adapter(session, name)
     version = VersionRow(
         name=name,
         number=adapter.next_version,

@@ -31,6 +31,9 @@ class Place(Protocol):
     def sizes(self) -> Mapping[str, int | None]:
         """The files directly in it, with their bytes."""
 
+    def whole_size(self) -> int | None:
+        """The bytes of the file under the empty name."""
+
     def pieces(self, name: str, start: int) -> Iterator[bytes]:
         """A file's bytes from `start` on."""
 
@@ -40,6 +43,7 @@ def fetch_from_bucket(uri: SourceUri, scratch: Path, transfer: Transfer, *, pick
     place: Place = _S3(uri, transfer) if uri.scheme == "s3" else _Fsspec(uri, transfer)
     if uri.segments and has_archive_name(uri.segments[-1]):
         archive = scratch / "archive"
+        transfer.expect(persistently(place.whole_size, transfer))
         _copy(place, "", archive, transfer)
         return archive
     sizes = persistently(place.sizes, transfer)
@@ -111,12 +115,17 @@ class _S3:
                     self._versions[name] = entry["e_tag"]
         return found
 
+    def whole_size(self) -> int | None:
+        with self._explained():
+            found = self._obstore.head(self._store, self._prefix)
+        self._versions[""] = found["e_tag"]
+        return found["size"]
+
     def pieces(self, name: str, start: int) -> Iterator[bytes]:
         key = "/".join(part for part in (self._prefix, name) if part)
         options: Any = {"if_match": self._versions[name]} if self._versions.get(name) else {}
         with self._explained():
             got = self._obstore.get(self._store, key, options=options | ({"range": {"offset": start}} if start else {}))
-            self._versions[name] = got.meta["e_tag"]
             for piece in got.stream(min_chunk_size=1):  # as they come: what is gathered first is lost with a break
                 yield bytes(piece)
 
@@ -152,6 +161,11 @@ class _Fsspec:
             for entry in entries[:_MOST_LISTED]
             if entry.get("type") == "file"
         }
+
+    def whole_size(self) -> int | None:
+        with _Explained(self._uri):
+            size = self._files.info(self._path).get("size")
+        return size if isinstance(size, int) else None
 
     def pieces(self, name: str, start: int) -> Iterator[bytes]:
         path = f"{self._path.rstrip('/')}/{name}" if name else self._path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from loradock_adapters.sources.transfer import Transfer
 from loradock_adapters.sources.uri import SourceUri
 
 _ANSWER_SECONDS = 10.0
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -71,7 +73,7 @@ class _Hub:
         api = HfApi(endpoint=self.endpoint, token=self.token)
         with _passing():
             info = api.model_info(self.repo, revision=self.uri.revision, files_metadata=True, timeout=_ANSWER_SECONDS)
-        if not info.sha:
+        if not info.sha or not _COMMIT.fullmatch(info.sha):
             raise SourceUnavailable(f"{self.uri} names no commit", "the hub must say which it is", "name one after @")
         return info.sha, info.siblings or []
 

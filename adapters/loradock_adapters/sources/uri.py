@@ -18,6 +18,7 @@ _LONGEST = 4096
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)  # one letter is a drive, not a scheme
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
 _AUTHORITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
 _USER = re.compile(r"//[^/]*@")
 _SHA256 = re.compile(r"sha256=([0-9a-f]{64})")
 _EXAMPLES = "as in hf://org/repo@revision, https://host/adapter.tar.gz or s3://bucket/folder"
@@ -123,17 +124,22 @@ def _parse(text: str, *, whole: bool) -> SourceUri:
     if parts.fragment and not sha256:
         raise _invalid(text, "after # only sha256= and 64 hexadecimal digits are taken", "leave it out, or complete it")
     raw = parts.path.removeprefix("/").removesuffix("/")
-    segments = tuple(raw.split("/")) if raw else ()
-    revision = None
-    if scheme == HUB and segments:
-        repo, at, revision_ = segments[0].partition("@")
-        revision = unquote(revision_) if at else None
-        if revision == "":
-            raise _invalid(text, "there is no revision after @", "leave out @, or name a branch, tag or commit")
-        segments = (repo, *segments[1:])
-    segments = tuple(_segment(part, scheme, text) for part in segments)
+    first, *rest = raw.split("/") if raw else [""]
+    first, revision = _revision(first, text) if scheme == HUB else (first, None)
+    segments = tuple(_segment(part, scheme, text) for part in (first, *rest)) if raw else ()
     digest = sha256[1] if sha256 else None
     return SourceUri(scheme, authority, segments, revision, parts.path, parts.query, digest)
+
+
+def _revision(part: str, text: str) -> tuple[str, str | None]:
+    """A hub's repository, and what it is wanted at; None without @."""
+    repo, at, written = part.partition("@")
+    revision = unquote(written)
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise _invalid(
+            text, f"{written[:80]!r} after @ is no branch, tag or commit", "leave out @ too, or write a slash as %2F"
+        )
+    return repo, revision if at else None
 
 
 def _web_authority(text: str, scheme: str) -> str:
@@ -149,7 +155,7 @@ def _web_authority(text: str, scheme: str) -> str:
 
 def _segment(part: str, scheme: str, text: str) -> str:
     """One step of the path. A web server decodes it; elsewhere it is a name, letter by letter."""
-    plain = unquote(part) if scheme in WEB or scheme == HUB else part
+    plain = unquote(part) if scheme in WEB else part
     if plain in ("", ".", "..") or "/" in plain or "\\" in plain or "%" in plain or not plain.isprintable():
         raise _invalid(text, f"{part[:80]!r} in its path could be read in two ways", "write the plain path")
     return plain

@@ -11,7 +11,7 @@ import typer
 from loradock_server.cli.adapter_settings import shown_settings
 from loradock_server.cli.answers import object_in, objects_in
 from loradock_server.cli.client import ADAPTERS, AdminClient, adapter_path, version_path
-from loradock_server.cli.connection import Connection, find_connection
+from loradock_server.cli.connection import find_connection
 from loradock_server.cli.errors import JsonObject, Refused, Unreadable
 from loradock_server.cli.lazy import Lazy, LazyGroup, examples, new_app
 from loradock_server.cli.options import AdapterName, AsJson, ServerUrl
@@ -66,7 +66,7 @@ class AdaptersGroup(LazyGroup):
         ),
         "set": Lazy(
             "loradock_server.cli.adapter_settings:set_values",
-            "Say something of an adapter: defaults, limits, priority, owner.",
+            "Say something of an adapter: defaults and limits of its requests, its priority, description and owner.",
             examples=examples("""
                 loradock adapters set support-bot temperature=0.2 top_p=0.9 max_tokens_cap=512
                 loradock adapters set support-bot system_prompt=@prompt.txt stop='["END", "###"]'
@@ -81,6 +81,13 @@ class AdaptersGroup(LazyGroup):
                 loradock adapters unset support-bot temperature stop
             """),
         ),
+        "create": Lazy(
+            "loradock_server.cli.create:create",
+            "Take a name for an adapter before it has a version.",
+            examples=examples("""
+                loradock adapters create support-bot --owner me --description "answers tickets"
+            """),
+        ),
         "promote": Lazy(
             "loradock_server.cli.aliases:promote",
             "Let an alias point to a version, at once and entirely.",
@@ -92,7 +99,7 @@ class AdaptersGroup(LazyGroup):
         ),
         "evaluations": Lazy(
             "loradock_server.cli.evaluations:evaluations",
-            "Show how a version did on held-out data, or attach an evaluation.",
+            "Show the evaluations of a version, newest first, or attach one.",
             examples=examples("""
                 loradock adapters evaluations support-bot@3
                 loradock adapters evaluations support-bot@3 --attach result.json
@@ -167,7 +174,7 @@ def list_adapters(url: ServerUrl = None, as_json: AsJson = False) -> None:
     """
     with answering(as_json) as output:
         with AdminClient(find_connection(url)) as client:
-            answer = client.get(ADAPTERS)
+            answer = client.get_all(ADAPTERS)
         output.document(answer)
         rows = objects_in(answer, "data")
         if not rows:
@@ -235,21 +242,27 @@ def delete(
     """
     with answering(as_json) as output:
         target = version_path(name) if "@" in name else adapter_path(name)
-        connection = find_connection(url)
-        if not yes:
-            _confirm(name, connection, output)
-        with AdminClient(connection) as client:
-            answer = client.delete(target)
+        with AdminClient(find_connection(url)) as client:
+            # Who was shown something deletes that, and not what somebody else made of it meanwhile.
+            seen = None if yes else _confirm(name, client, output)
+            answer = client.delete(target, if_match=seen)
         output.document(answer or {"name": name, "deleted": True})
         output.say(f"deleted {name}")
+        output.hint("loradock gc   # frees the bytes, an hour from now")
 
 
-def _confirm(name: str, connection: Connection, output: Output) -> None:
+def _confirm(name: str, client: AdminClient, output: Output) -> str:
+    """Ask; returns the revision of what was shown. Raises Unreadable, Refused."""
     if output.as_json or not output.err.is_terminal:
         raise Unreadable(f"deleting {name} needs a yes and nobody can be asked here", fix="add --yes")
-    what = name if "@" in name else f"{name} and all its versions"
-    if not typer.confirm(f"Delete {what} on {connection.url}?", err=True):
+    adapter = client.get(adapter_path(name.partition("@")[0]))
+    count = len(objects_in(adapter, "versions"))
+    what = name if "@" in name else f"{name} with {count} version{'s' * (count != 1)}"
+    running = adapter.get("in_flight") or 0
+    used = f" ({cell(running)} requests run on it)" if running else ""
+    if not typer.confirm(f"Delete {what}{used} on {client.connection.url}?", err=True):
         raise Refused(f"{name} was not deleted")
+    return str(adapter.get("revision"))
 
 
 def _row(adapter: JsonObject, now: float) -> tuple[object, ...]:

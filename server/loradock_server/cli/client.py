@@ -8,18 +8,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
 from loradock_adapters.errors import InvalidName
 from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_server import __version__
-from loradock_server.cli.answers import as_object
+from loradock_server.cli.answers import as_object, objects_in
 from loradock_server.cli.connection import KEY_VARIABLE, Connection
 from loradock_server.cli.errors import JsonObject, ServerRefused, Unreachable, Unreadable
 
 ADAPTERS = "/admin/adapters"
+PAGE = 500  # one answer of this many adapters is some hundred kilobytes
 OPERATIONS = "/admin/operations"
 # What a second does not end is answered with an operation, by servers that know such.
 _LATER = {"prefer": "respond-async, wait=1"}
@@ -61,6 +62,21 @@ class AdminClient:
         """GET `path`, for example `/admin/adapters`."""
         return self._request("GET", path)
 
+    def get_all(self, path: str) -> JsonObject:
+        """GET every page of a list as if it were one: the first answer with the data of all. `path` has no query."""
+        answer = self.get(f"{path}?limit={PAGE}")
+        if not answer.get("has_more"):
+            return answer
+        data = [*objects_in(answer, "data")]
+        last = answer
+        while last.get("has_more"):
+            last = self.get(f"{path}?{urlencode({'limit': PAGE, 'after': last.get('last_id')})}")
+            more = objects_in(last, "data")
+            if not more:
+                break  # a server that promises pages for ever
+            data += more
+        return {**answer, "data": data, "has_more": False, "last_id": last.get("last_id")}
+
     def post(
         self,
         path: str,
@@ -91,9 +107,9 @@ class AdminClient:
         headers = {"content-type": "application/merge-patch+json", **_condition(if_match)}
         return self._request("PATCH", path, content=json.dumps(patch).encode(), headers=headers)
 
-    def delete(self, path: str) -> JsonObject:
+    def delete(self, path: str, *, if_match: str | None = None) -> JsonObject:
         """DELETE `path`."""
-        return self._request("DELETE", path)
+        return self._request("DELETE", path, headers=_condition(if_match))
 
     def _request(self, method: str, path: str, **options: Any) -> JsonObject:
         with self._reached():

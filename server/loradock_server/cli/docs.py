@@ -1,4 +1,4 @@
-"""docs/cli.md, written from the help texts, and the tables of codes in docs/adapters.md.
+"""docs/cli.md, written from the help texts, docs/api.md (`api_page`), and the tables of codes in docs/adapters.md.
 
 `python -m loradock_server.cli.docs` in the top folder of a checkout; another folder may be named. It has no words of
 its own about any command or code.
@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from loradock_adapters.check.codes import MEANINGS, NOTES
+from loradock_server.cli import api_page
 from loradock_server.cli.lazy import LazyCommand, load
 from loradock_server.cli.main import app
 
@@ -91,9 +92,10 @@ def _replaced(text: str, name: str, lines: list[str]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Write both pages into the folder named first, by default docs below the current folder."""
+    """Write the pages into the folder named first, by default docs below the current folder."""
     folder = Path(*(arguments[:1] or ["docs"]))
     (folder / "cli.md").write_text(page(), encoding="utf-8")
+    (folder / "api.md").write_text(api_page.page(), encoding="utf-8")
     adapters = folder / "adapters.md"
     adapters.write_text(with_codes(adapters.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -71,7 +71,7 @@ def list_keys(url: ServerUrl = None, as_json: AsJson = False) -> None:
     """List the keys, revoked ones too, without their secrets."""
     with answering(as_json) as output:
         with AdminClient(find_connection(url)) as client:
-            answer = client.get(KEYS)
+            answer = client.get_all(KEYS)
         output.document(answer)
         rows = objects_in(answer, "data")
         output.say(table(("ID", "NAME", "SCOPES", "BEGINS", "CREATED", "REVOKED"), (_row(row) for row in rows)))

@@ -80,10 +80,12 @@ def register(
                 answer = _named(client, target, source, output)
             elif is_archive(source):
                 with open_archive(Path(source)) as archive:
-                    answer = _upload(client, target, archive, output)
+                    known = _known_archive(client, target, source, archive, output)
+                    answer = _upload(client, target, archive, output) if known is None else known
             else:
                 with folder_of(source, _FETCH_LIMITS, output) as folder, open_adapter(folder, key) as files:
-                    known = _known(client, target, folder, files, output)
+                    large = files.size_bytes >= ASK_FIRST_BYTES and SIGNATURE_FILE not in files.files
+                    known = _known(client, target, folder, output) if large else None
                     answer = _upload(client, target, files, output) if known is None else known
         output.document(answer)
         _tell(answer, connection, output)
@@ -99,12 +101,18 @@ def _named(client: AdminClient, target: str, source: str, output: Output) -> Jso
     return followed(client, client.submit(target, {"source": source}), output)
 
 
-def _known(client: AdminClient, target: str, folder: Path, files: AdapterFiles, output: Output) -> JsonObject | None:
-    """Register large bytes by their digest, if the server has them already; None if they must be sent, as a
-    signature must.
-    """
-    if files.size_bytes < ASK_FIRST_BYTES or SIGNATURE_FILE in files.files:
+def _known_archive(
+    client: AdminClient, target: str, source: str, archive: AdapterFiles, output: Output
+) -> JsonObject | None:
+    """The same for what is in an archive, unpacked to see. Raises Unreadable for one that no server would take."""
+    if archive.size_bytes < ASK_FIRST_BYTES:
         return None
+    with folder_of(source, _FETCH_LIMITS, output) as folder:
+        return None if (folder / SIGNATURE_FILE).exists() else _known(client, target, folder, output)
+
+
+def _known(client: AdminClient, target: str, folder: Path, output: Output) -> JsonObject | None:
+    """Register bytes by their digest, if the server has them already; None if they must be sent."""
     names, _ = list_adapter_files(folder)
     try:
         return _named(client, target, f"sha256:{folder_digest(folder, names)}", output)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, check_adapter
-from loradock_adapters.errors import AdapterError, BlobCorrupt, BlobMissing
+from loradock_adapters.errors import AdapterError, BlobCorrupt, BlobMissing, StoreError
 from loradock_adapters.signing import Signature, signer_of
 from loradock_adapters.store import Store
 
-from .residency import AdapterGone, AdapterUnfit
+from .residency import AdapterGone, AdapterUnfit, StoreUnreachable
 
 
 class StoredArtifacts:
@@ -35,7 +35,7 @@ class StoredArtifacts:
         self._good: set[str] = set()  # digests
 
     def fetch(self, digest: str, signatures: Iterable[str] = ()) -> Path:
-        """A verified folder. Raises AdapterGone, AdapterUnfit."""
+        """A verified folder. Raises AdapterGone, AdapterUnfit, StoreUnreachable."""
         if self._limits.require_signature and not any(self._vouches(text, digest) for text in signatures):
             who = ", ".join(key.name for key in self._limits.trusted_keys)
             raise AdapterUnfit(
@@ -49,6 +49,8 @@ class StoredArtifacts:
                 self._good.add(digest)
         except (BlobMissing, BlobCorrupt) as error:
             raise AdapterGone(str(error)) from error
+        except StoreError as error:
+            raise StoreUnreachable(str(error)) from error
         except AdapterError as error:
             raise AdapterUnfit(str(error)) from error
         return folder

@@ -52,6 +52,13 @@ class AdapterGone(ResidencyError):
     code = "adapter_missing"
 
 
+class StoreUnreachable(ResidencyError):
+    """The artifact store does not answer, a bucket maybe; 503, worth a retry."""
+
+    status = 503
+    code = "adapter_unavailable"
+
+
 class NoRoom(ResidencyError):
     """Every adapter in memory is answering requests or pinned; 503, worth a retry."""
 

@@ -28,7 +28,7 @@ from loradock_adapters.signing import TrustedKey
 from loradock_adapters.store import open_store
 
 from .artifacts import StoredArtifacts
-from .residency import AdapterGone, AdapterUnfit, ResidencyError
+from .residency import AdapterGone, AdapterUnfit, ResidencyError, StoreUnreachable
 from .signatures import Signatures
 
 NICENESS = 10  # a tenth of the processor beside the engine when both want it, all of it when nobody else does
@@ -126,6 +126,8 @@ class Stager:
                 return answer
             case "gone":
                 raise AdapterGone(answer["text"])
+            case "unreachable":
+                raise StoreUnreachable(answer["text"])
             case "unfit":
                 raise AdapterUnfit(answer["text"])
             case _:
@@ -211,6 +213,8 @@ def serve(artifacts: StoredArtifacts, questions: TextIO, answers: TextIO) -> Non
                 answer = {"path": str(staged.path), "size_bytes": staged.size_bytes}
         except AdapterGone as error:
             answer = {"error": "gone", "text": str(error)}
+        except StoreUnreachable as error:
+            answer = {"error": "unreachable", "text": str(error)}
         except (AdapterUnfit, AdapterError, ValueError) as error:
             answer = {"error": "unfit", "text": str(error)}
         except Exception as error:  # noqa: BLE001  # the boundary of a process

@@ -1,6 +1,6 @@
-"""`/admin/adapters`: registering, showing, pinning, retiring and deleting, for keys with the admin scope.
+"""`/admin/adapters/{name}`: registering, showing, pinning, retiring and deleting, for keys with the admin scope.
 
-Aliases have their own file.
+Aliases, settings and the list of all have their own files.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from loradock_server.gateway.asgi import Body
 from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.intake import Source, Upload, source_limits, source_named
 from loradock_server.gateway.json_body import json_body
+from loradock_server.gateway.pages import AFTER, Limit, page_view
 from loradock_server.gateway.params import AdapterName, Alias, VersionNumber
 from loradock_server.gateway.registering import Order
 from loradock_server.gateway.services import Services
@@ -40,29 +41,36 @@ class NamedSource(NewBody):
 def build_router(services: Services) -> APIRouter:
     """The routes, on these services."""
     router = APIRouter(prefix="/admin/adapters", dependencies=[Depends(services.admin)])
-    table, watch = services.table, services.watch
-
-    @router.get("")
-    async def list_adapters() -> dict[str, Any]:
-        await table.refresh()
-        adapters = table.catalogue.adapters.values()
-        return {
-            "object": "list",
-            "data": [_adapter_view(services, adapter) for adapter in adapters],
-            "memory": watch.state.memory,
-        }
+    table = services.table
 
     @router.get("/{name}")
     async def show_adapter(name: AdapterName, response: Response) -> dict[str, Any]:
         await table.refresh()
         adapter = require_adapter(services, name)
         response.headers.update(dict(etag_header(adapter.revision)))
-        return _adapter_view(services, adapter)
+        return shown_adapter(services, adapter)
 
     @router.get("/{name}/versions/{version}")
-    async def show_version(name: AdapterName, version: VersionNumber) -> dict[str, Any]:
+    async def show_version(name: AdapterName, version: VersionNumber, response: Response) -> dict[str, Any]:
         await table.refresh()
-        return _version_view(services, AdapterRef(name, version))
+        view = _version_view(services, AdapterRef(name, version))
+        response.headers.update(dict(etag_header(require_adapter(services, name).revision)))
+        return view
+
+    @router.get("/{name}/versions")
+    async def list_versions(
+        name: AdapterName,
+        limit: Limit = 100,
+        after: Annotated[int | None, Query(ge=1, le=999_999_999, description=AFTER)] = None,
+    ) -> dict[str, Any]:
+        await table.refresh()
+        newest_first = sorted(require_adapter(services, name).versions, reverse=True)
+        wanted = [version for version in newest_first if after is None or version < after]
+
+        def view(version: int) -> dict[str, Any]:
+            return _version_view(services, AdapterRef(name, version))
+
+        return page_view(wanted[: limit + 1], limit, view, lambda version: version)
 
     @router.post("/{name}/versions")
     async def add_version(
@@ -97,13 +105,17 @@ def build_router(services: Services) -> APIRouter:
         return {"object": "adapter.version", "id": ref.id, "deleted": True, "unloaded": gone}
 
     @router.put("/{name}/pin")
-    async def pin_adapter(name: AdapterName, request: Request, response: Response) -> dict[str, Any]:
-        await asyncio.to_thread(services.registry.pin, name, by=services.actor(request))
+    async def pin_adapter(
+        name: AdapterName, request: Request, response: Response, if_match: Condition
+    ) -> dict[str, Any]:
+        await asyncio.to_thread(services.registry.pin, name, by=services.actor(request), if_match=if_match)
         return await after_change(services, name, response)
 
     @router.delete("/{name}/pin")
-    async def unpin_adapter(name: AdapterName, request: Request, response: Response) -> dict[str, Any]:
-        await asyncio.to_thread(services.registry.unpin, name, by=services.actor(request))
+    async def unpin_adapter(
+        name: AdapterName, request: Request, response: Response, if_match: Condition
+    ) -> dict[str, Any]:
+        await asyncio.to_thread(services.registry.unpin, name, by=services.actor(request), if_match=if_match)
         return await after_change(services, name, response)
 
     @router.delete("/{name}")
@@ -130,7 +142,8 @@ def require_adapter(services: Services, name: str) -> AdapterRecord:
     return adapter
 
 
-def _adapter_view(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
+def shown_adapter(services: Services, adapter: AdapterRecord) -> dict[str, Any]:
+    """The adapter as it is shown, with what the engine told of it."""
     return adapter_view(adapter, services.watch.state, services.table.why_not_served, services.settings.trusted_keys)
 
 
@@ -157,7 +170,7 @@ async def after_change(services: Services, name: str, response: Response) -> dic
     await services.watch.ask()
     adapter = require_adapter(services, name)
     response.headers.update(dict(etag_header(adapter.revision)))
-    return _adapter_view(services, adapter)
+    return shown_adapter(services, adapter)
 
 
 async def _source(services: Services, request: Request) -> Source:

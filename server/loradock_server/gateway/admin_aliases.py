@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel as Body
 from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
@@ -19,7 +19,8 @@ from loradock_adapters.registry import Gate, Split
 from loradock_server.gateway.admin_adapters import require_adapter
 from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.json_body import json_body
-from loradock_server.gateway.params import AdapterName, AliasName
+from loradock_server.gateway.pages import AFTER, Limit, page_view
+from loradock_server.gateway.params import AdapterName, Alias, AliasName
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import alias_view
 
@@ -55,13 +56,13 @@ def build_router(services: Services) -> APIRouter:
     aliases = services.registry.aliases
 
     @router.get("")
-    async def list_aliases(name: AdapterName) -> dict[str, Any]:
+    async def list_aliases(
+        name: AdapterName, limit: Limit = 100, after: Annotated[Alias | None, Query(description=AFTER)] = None
+    ) -> dict[str, Any]:
         await services.table.refresh()
         adapter = require_adapter(services, name)
-        return {
-            "object": "list",
-            "data": [alias_view(name, adapter.aliases[alias]) for alias in sorted(adapter.aliases)],
-        }
+        wanted = [adapter.aliases[alias] for alias in sorted(adapter.aliases) if after is None or alias > after]
+        return page_view(wanted, limit, lambda alias: alias_view(name, alias), lambda alias: alias.alias)
 
     @router.get("/{alias}")
     async def show_alias(name: AdapterName, alias: AliasName, response: Response) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
-from loradock_adapters.registry.audit import MAX_ID, MAX_PAGE
+from loradock_adapters.registry.audit import MAX_ID
+from loradock_server.gateway.pages import AFTER, Limit, page_view
 from loradock_server.gateway.params import Name
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import event_view
@@ -20,19 +21,13 @@ def build_router(services: Services) -> APIRouter:
     @router.get("")
     async def list_events(
         adapter: Annotated[Name | None, Query(description="Only of this adapter.")] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE - 1)] = 50,
-        after: Annotated[int | None, Query(ge=1, le=MAX_ID, description="`last_id` of the page before")] = None,
+        limit: Limit = 50,
+        after: Annotated[int | None, Query(ge=1, le=MAX_ID, description=AFTER)] = None,
     ) -> dict[str, Any]:
         # One more than asked for tells whether there is another page.
         events = await asyncio.to_thread(
             services.registry.audit.page, adapter=adapter, before_id=after, limit=limit + 1
         )
-        page = events[:limit]
-        return {
-            "object": "list",
-            "data": [event_view(event) for event in page],
-            "has_more": len(events) > limit,
-            "last_id": page[-1].id if page else None,
-        }
+        return page_view(events, limit, event_view, lambda event: event.id)
 
     return router

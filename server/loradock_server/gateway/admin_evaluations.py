@@ -17,17 +17,15 @@ from loradock_adapters.names import AdapterRef
 from loradock_adapters.peft_folder import REQUIRED_FILES
 from loradock_adapters.registry import VersionRecord
 from loradock_adapters.registry.audit import MAX_ID
-from loradock_adapters.registry.evaluations import MAX_PAGE
-from loradock_adapters.strict_json import parse_object
 from loradock_server.gateway.admin_adapters import require_version
-from loradock_server.gateway.asgi import read_body
-from loradock_server.gateway.errors import BadRequest, Conflict
-from loradock_server.gateway.json_body import require_json
+from loradock_server.gateway.errors import Conflict
+from loradock_server.gateway.json_body import json_object
+from loradock_server.gateway.pages import AFTER, page_view
 from loradock_server.gateway.params import AdapterName, VersionNumber
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import evaluation_view
 
-EvaluationNumber = Annotated[int, Path(ge=1, le=MAX_ID, description="The evaluation's id.")]
+Number = Annotated[int, Path(ge=1, le=MAX_ID, description="The evaluation's id.")]
 
 
 def build_router(services: Services) -> APIRouter:
@@ -40,13 +38,7 @@ def build_router(services: Services) -> APIRouter:
     @router.post("", status_code=201)
     async def attach_evaluation(name: AdapterName, version: VersionNumber, request: Request) -> dict[str, Any]:
         ref = AdapterRef(name, version)
-        body = await read_body(dict(request.headers), request.receive, 2 * MAX_BYTES)
-        require_json(request.headers.get("content-type"))
-        try:
-            document = parse_object(body)
-        except ValueError as error:
-            raise BadRequest(f"the body cannot be used: {error}") from error
-        evaluation = Evaluation.read(document)
+        evaluation = Evaluation.read(await json_object(request, 2 * MAX_BYTES))
         await services.table.refresh()
         await asyncio.to_thread(_require_same, services, require_version(services, ref), evaluation)
         record = await asyncio.to_thread(evaluations.attach, ref, evaluation, by=services.actor(request))
@@ -56,21 +48,15 @@ def build_router(services: Services) -> APIRouter:
     async def list_evaluations(
         name: AdapterName,
         version: VersionNumber,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE - 1)] = 50,
-        after: Annotated[int | None, Query(ge=1, le=MAX_ID, description="`last_id` of the page before")] = None,
+        limit: Annotated[int, Query(ge=1, le=99, description="How many at most.")] = 50,
+        after: Annotated[int | None, Query(ge=1, le=MAX_ID, description=AFTER)] = None,
     ) -> dict[str, Any]:
         ref = AdapterRef(name, version)
         found = await asyncio.to_thread(evaluations.page, ref, before_id=after, limit=limit + 1)
-        shown = found[:limit]
-        return {
-            "object": "list",
-            "data": [evaluation_view(record) for record in shown],
-            "has_more": len(found) > limit,
-            "last_id": shown[-1].id if shown else None,
-        }
+        return page_view(found, limit, evaluation_view, lambda record: record.id)
 
     @router.get("/{number}")
-    async def show_evaluation(name: AdapterName, version: VersionNumber, number: EvaluationNumber) -> dict[str, Any]:
+    async def show_evaluation(name: AdapterName, version: VersionNumber, number: Number) -> dict[str, Any]:
         record = await asyncio.to_thread(evaluations.get, AdapterRef(name, version), number)
         return {**evaluation_view(record), "document": dict(record.evaluation.document)}
 

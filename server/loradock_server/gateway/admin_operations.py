@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Path as InPath
 
-from loradock_adapters.registry.operations import MAX_PAGE
 from loradock_server.gateway.answering import OPERATIONS
+from loradock_server.gateway.pages import AFTER, Limit, page_view
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import operation_view
 
@@ -21,21 +21,13 @@ def build_router(services: Services) -> APIRouter:
 
     @router.get("")
     async def list_operations(
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE - 1, description="How many at most.")] = 50,
-        after: Annotated[
-            str | None, Query(max_length=32, description="`last_id` of the page before; older ones follow.")
-        ] = None,
+        limit: Limit = 50,
+        after: Annotated[str | None, Query(max_length=32, description=AFTER)] = None,
     ) -> dict[str, Any]:
         """Operations, the newest first; those that are over are kept for a week."""
         # One more than asked for tells whether there is another page.
         found = await asyncio.to_thread(table.page, after=after, limit=limit + 1)
-        page = found[:limit]
-        return {
-            "object": "list",
-            "data": [operation_view(operation) for operation in page],
-            "has_more": len(found) > limit,
-            "last_id": page[-1].id if page else None,
-        }
+        return page_view(found, limit, operation_view, lambda operation: operation.id)
 
     @router.get("/{id}")
     async def show_operation(

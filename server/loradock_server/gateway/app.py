@@ -29,6 +29,7 @@ from loradock_server.gateway import (
     admin_adapters,
     admin_aliases,
     admin_audit,
+    admin_catalogue,
     admin_evaluations,
     admin_files,
     admin_gc,
@@ -114,6 +115,7 @@ def create_app(
     for part in (
         models,
         lora_adapters,
+        admin_catalogue,
         admin_adapters,
         admin_files,
         admin_aliases,

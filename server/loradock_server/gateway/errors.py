@@ -171,6 +171,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.InvalidSettings: Rule(400, "invalid_settings"),
     core.VersionRetired: Rule(410, "adapter_retired", param="model"),
     core.AdapterConflict: Rule(409, "conflict"),
+    core.AdapterExists: Rule(409, "adapter_exists", param="name"),
     core.GateRefused: Rule(409, "promotion_refused", param="version"),
     core.InvalidEvaluation: Rule(400, "invalid_evaluation"),
     core.EvaluationNotFound: Rule(404, "evaluation_not_found", param="number"),

@@ -6,7 +6,7 @@ Unlike FastAPI's own reading it refuses other content types, keys that come twic
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
@@ -27,8 +27,7 @@ def json_body(shape: type[Shape], *, empty: Shape | None = None) -> Callable[[Re
     """
 
     async def read(request: Request) -> Shape:
-        services: Services = request.app.state.services
-        body = await read_body(dict(request.headers), request.receive, services.settings.max_body_bytes)
+        body = await _bounded(request)
         if not body and empty is not None:
             return empty
         require_json(request.headers.get("content-type"))
@@ -41,6 +40,25 @@ def json_body(shape: type[Shape], *, empty: Shape | None = None) -> Callable[[Re
             raise BadRequest(f"the body cannot be used: {error}") from error
 
     return read
+
+
+async def json_object(request: Request, limit: int | None = None) -> dict[str, Any]:
+    """The body as an object of whatever fields, of at most `limit` bytes if the server allows more.
+
+    Raises BadRequest, TooLarge and WrongMediaType.
+    """
+    body = await _bounded(request, limit)
+    require_json(request.headers.get("content-type"))
+    try:
+        return parse_object(body)
+    except ValueError as error:
+        raise BadRequest(f"the body cannot be used: {error}") from error
+
+
+async def _bounded(request: Request, limit: int | None = None) -> bytes:
+    services: Services = request.app.state.services
+    allowed = services.settings.max_body_bytes
+    return await read_body(dict(request.headers), request.receive, min(limit or allowed, allowed))
 
 
 def require_json(content_type: str | None) -> None:

@@ -22,6 +22,7 @@ from loradock_server import wire
 from loradock_server.gateway.errors import BadRequest
 from loradock_server.gateway.intake import source_named
 from loradock_server.gateway.json_body import json_body
+from loradock_server.gateway.params import NAME_SCHEMA
 from loradock_server.gateway.registering import Order, add_version
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.unloading import unloaded
@@ -35,13 +36,16 @@ class LoadLoraAdapter(Body):
 
     model_config = ConfigDict(extra="ignore")
 
-    lora_name: str = Field(description="The adapter's name.")
+    lora_name: str = Field(description="The adapter's name.", json_schema_extra={**NAME_SCHEMA})
     lora_path: str = Field(
         description="A folder on the server below its LORADOCK_SOURCE_ROOTS, a URI that its LORADOCK_SOURCE_PREFIXES "
-        "open, or an `org/name` on the hub (hf://org/name)."
+        "open, or an `org/name` on the hub (hf://org/name).",
+        json_schema_extra={"minLength": 1},
     )
     load_inplace: bool = Field(default=False, description="Another version takes the place of the one that is live.")
-    is_3d_lora_weight: bool = Field(default=False, description="Stacked experts; not served here, so false.")
+    is_3d_lora_weight: bool = Field(
+        default=False, description="Stacked experts; not served here, so false.", json_schema_extra={"const": False}
+    )
 
 
 class UnloadLoraAdapter(Body):
@@ -49,7 +53,7 @@ class UnloadLoraAdapter(Body):
 
     model_config = ConfigDict(extra="ignore")
 
-    lora_name: str = Field(description="The adapter's name.")
+    lora_name: str = Field(description="The adapter's name.", json_schema_extra={**NAME_SCHEMA})
     lora_int_id: int | None = Field(default=None, description="Not used, as in vLLM.")
 
 

@@ -5,17 +5,21 @@ Bad ones are refused here, before a registry or a database sees them.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import AfterValidator, WithJsonSchema
 
 from loradock_adapters.names import NAME_PATTERN, RESERVED_NAMES, validate_alias, validate_name
 
-_NAME = {"type": "string", "pattern": f"^{NAME_PATTERN}$", "not": {"enum": sorted(RESERVED_NAMES)}}
+NAME_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "pattern": f"^{NAME_PATTERN}$",
+    "not": {"enum": sorted(RESERVED_NAMES)},
+}
 _ALIAS = {"type": "string", "pattern": f"^(?![0-9]+$){NAME_PATTERN}$"}
 
-Name = Annotated[str, AfterValidator(validate_name), WithJsonSchema(_NAME)]
+Name = Annotated[str, AfterValidator(validate_name), WithJsonSchema(NAME_SCHEMA)]
 Alias = Annotated[str, AfterValidator(validate_alias), WithJsonSchema(_ALIAS)]
 
 AdapterName = Annotated[Name, Path(description="The adapter's name.")]

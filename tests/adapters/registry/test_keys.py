@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from loradock_adapters.errors import KeyNotFound, RegistryError
-from loradock_adapters.registry import Registry
+from loradock_adapters.errors import ChangedMeanwhile, KeyNotFound, RegistryError
+from loradock_adapters.registry import IfMatch, Registry
 from tests.adapters.registry.making import ME
 
 
@@ -104,3 +104,26 @@ def test_odd_names_and_unknown_scopes_are_refused(registry: Registry, name: str,
     with pytest.raises(RegistryError):
         registry.keys.create(name, scopes, by=ME)
     assert registry.keys.list() == ()
+
+
+def test_keys_come_page_by_page_oldest_first(registry: Registry) -> None:
+    made = [registry.keys.create(f"app {number}", {"inference"}, by=ME)[0] for number in range(5)]
+    registry.keys.revoke(made[2].id, by=ME)
+    whole = registry.keys.list()
+    assert registry.keys.page(limit=2) == whole[:2]
+    assert registry.keys.page(after=whole[1].id, limit=2) == whole[2:4]
+    assert registry.keys.page(after=whole[4].id) == ()
+    for unknown in ("key-000000000000", "nobody", "key-\0", ""):
+        with pytest.raises(KeyNotFound):
+            registry.keys.page(after=unknown)
+        with pytest.raises(KeyNotFound):
+            registry.keys.get(unknown)
+
+
+def test_a_key_is_revoked_only_as_it_was_seen(registry: Registry) -> None:
+    key, _ = registry.keys.create("app", {"inference"}, by=ME)
+    seen = IfMatch(frozenset({registry.keys.get(key.id).revision}))
+    assert registry.keys.revoke(key.id, by=ME, if_match=seen).revoked_at is not None
+    with pytest.raises(ChangedMeanwhile) as caught:
+        registry.keys.revoke(key.id, by=ME, if_match=seen)
+    assert (caught.value.expected, caught.value.revision) == ([1], 2)

@@ -9,7 +9,7 @@ import pytest
 
 from loradock_adapters.errors import AdapterNotFound, InvalidName, RegistryError, VersionNotFound
 from loradock_adapters.names import AdapterRef
-from loradock_adapters.registry import Actor, Registry, Split, Staged
+from loradock_adapters.registry import Actor, Registry, Split, Staged, reading
 from tests.adapters.registry.making import ME, facts, register
 
 
@@ -231,3 +231,20 @@ def test_a_file_that_is_no_database_is_a_registry_error(tmp_path: Path) -> None:
     (tmp_path / "registry.db").write_bytes(b"not a database, but long enough to look at" * 100)
     with pytest.raises(RegistryError, match=r"registry\.db"):
         Registry.open(f"sqlite:///{tmp_path}/registry.db")
+
+
+def test_many_changes_at_once_are_read_like_few(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_FEW", 2)
+    for number in range(3):
+        register(registry, f"bot-{number}", number)
+    before = registry.catalogue()
+    for number in range(4):
+        register(registry, f"bot-{number}", number + 1000)
+    registry.aliases.set("bot-0", "live", Split.of({1: 1, 2: 3}), by=ME)
+    many = registry.catalogue(before)
+    assert many == registry.catalogue()
+    registry.delete_adapter("bot-1", by=ME)
+    registry.pin("bot-2", by=ME)
+    few = registry.catalogue(many)
+    assert few == registry.catalogue()
+    assert few.adapters["bot-3"] is many.adapters["bot-3"], "what has not changed is not read again"

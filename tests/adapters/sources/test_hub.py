@@ -128,6 +128,13 @@ def test_nobody_at_the_hub_is_an_error_that_says_so(tmp_path: Path, monkeypatch:
         pass
 
 
+def test_a_hub_that_names_no_commit_is_not_believed(web: Web, tmp_path: Path, files: dict[str, bytes]) -> None:
+    for commit in ("", "main", "../x", "0" * 39):
+        publish(web, "org/mine", files, commit=commit)
+        with pytest.raises(SourceUnavailable, match="names no commit"), got("hf://org/mine", tmp_path):
+            pass
+
+
 def test_what_is_not_on_the_hub_is_not_there(web: Web, tmp_path: Path, files: dict[str, bytes]) -> None:
     web.on("/api/models/org/none", missing("RepoNotFound"))
     publish(web, "org/mine", files)

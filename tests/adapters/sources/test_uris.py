@@ -36,6 +36,7 @@ def test_an_address_is_shown_in_its_one_spelling_and_without_secrets(text: str, 
     "text",
     [
         *("", "x", "hf:", "hf:org/repo", "hf://", "hf:///repo", "hf://org", "hf://org/repo@", "hf://org@x/repo"),
+        *("hf://o/r@%0a", "hf://o/r@a%2F..%2Fb", "hf://o/r@%2Fa", "hf://o/r@%E2%80%AE", "hf://o/r@-x", "hf://o/r%40x"),
         *("https://", "https:///a", "https://h", "https://h/", "https://u:p@h/a", "https://u@h/a", "https://h:x/a"),
         *("https://h:99999/a", "https://h./a", "https://h..x/a", "https://-h/a", "https://hö/a", "https://[::1/a"),
         *("https://h/a/../b", "https://h/./b", "https://h/%2e%2e/b", "https://h/a%2fb", "https://h/a%5cb"),

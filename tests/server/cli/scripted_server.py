@@ -29,6 +29,7 @@ class Seen:
     files: Mapping[str, bytes]
     fields: tuple[str, ...]
     json: Any
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -58,7 +59,11 @@ class ScriptedServer:
                         files[part.filename or ""] = await part.read()
         elif body := await request.body():
             document = json.loads(body)
-        self.history.append(Seen(request.method, request.url.path, request.headers, files, tuple(fields), document))
+        self.history.append(
+            Seen(
+                request.method, request.url.path, request.headers, files, tuple(fields), document, request.query_params
+            )
+        )
         await self.answers.pop(0)(scope, receive, send)
 
 

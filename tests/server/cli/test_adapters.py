@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 from typer.testing import Result
 
 from loradock_server.cli.client import AdminClient
@@ -352,7 +353,59 @@ def test_delete_deletes(loradock: Run, server: ScriptedServer) -> None:
     result = loradock("adapters", "delete", "support-bot", "--yes")
 
     assert (server.history[0].method, server.history[0].path) == ("DELETE", "/admin/adapters/support-bot")
-    assert result.stdout == "deleted support-bot\n"
+    assert result.stdout.splitlines()[0] == "deleted support-bot"
+    assert "if-match" not in server.history[0].headers
+
+
+def test_who_is_asked_deletes_what_they_were_shown_and_nothing_newer(
+    loradock: Run, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def yes(question: str, **_: object) -> bool:
+        asked.append(question)
+        return True
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(typer, "confirm", yes)
+    server.enqueue(200, {"name": "support-bot", "revision": 17, "in_flight": 3, "versions": [{}, {}]})
+    server.enqueue(412, {"error": {"message": "changed by somebody else", "code": "precondition_failed"}})
+
+    result = loradock("adapters", "delete", "support-bot")
+
+    assert result.exit_code == 1
+    assert "changed by somebody else" in result.stderr
+    assert server.history[1].headers["if-match"] == '"17"'
+    assert "support-bot with 2 versions (3 requests run on it)" in asked[0]
+
+
+def test_list_follows_every_page(loradock: Run, server: ScriptedServer) -> None:
+    for number, more in ((1, True), (2, True), (3, False)):
+        page = {"object": "list", "data": [{"name": f"bot-{number}"}], "has_more": more, "last_id": f"bot-{number}"}
+        server.enqueue(200, page | {"memory": None})
+
+    result = loradock("adapters", "list", "--json")
+
+    assert [adapter["name"] for adapter in json.loads(result.stdout)["data"]] == ["bot-1", "bot-2", "bot-3"]
+    assert [seen.query.get("after") for seen in server.history] == [None, "bot-1", "bot-2"]
+
+
+def test_a_server_that_promises_pages_for_ever_is_not_followed_for_ever(loradock: Run, server: ScriptedServer) -> None:
+    server.enqueue(200, {"object": "list", "data": [{"name": "bot"}], "has_more": True, "last_id": "bot"})
+    server.enqueue(200, {"object": "list", "data": [], "has_more": True, "last_id": "bot"})
+
+    assert loradock("adapters", "list").exit_code == 0
+    assert len(server.history) == 2
+
+
+def test_create_takes_a_name_and_says_what_is_next(loradock: Run, server: ScriptedServer) -> None:
+    server.enqueue(201, {"name": "support-bot", "settings": {"owner": "me"}})
+
+    result = loradock("adapters", "create", "support-bot", "--owner", "me")
+
+    assert (server.history[0].method, server.history[0].path) == ("POST", "/admin/adapters")
+    assert server.history[0].json == {"name": "support-bot", "owner": "me"}
+    assert "loradock adapters register support-bot PATH" in result.stdout
 
 
 def test_a_name_nobody_registered_is_a_no_in_the_servers_words(loradock: Run, server: ScriptedServer) -> None:

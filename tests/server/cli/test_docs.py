@@ -10,6 +10,7 @@ import pytest
 
 from loradock_adapters.check import Code, NoteCode
 from loradock_adapters.check.codes import MEANINGS, NOTES
+from loradock_server.cli import api_page
 from loradock_server.cli.docs import main, page, with_codes
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -17,6 +18,10 @@ DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 def test_the_page_in_the_repository_is_current() -> None:
     assert (DOCS / "cli.md").read_text(encoding="utf-8") == page(), "run: make docs"
+
+
+def test_the_page_of_routes_is_that_of_the_document() -> None:
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == api_page.page(), "run: make docs"
 
 
 def test_the_tables_of_codes_are_those_of_the_check() -> None:

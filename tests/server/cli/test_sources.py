@@ -10,6 +10,7 @@ import pytest
 from typer.testing import Result
 
 from loradock_adapters.digest import folder_digest
+from loradock_adapters.peft_folder import SIGNATURE_FILE
 from loradock_server.cli import register
 from tests.adapters.making import lora_tensors, write_adapter, write_base
 from tests.adapters.sources.packing import entries_of, special, tar_bytes, tgz_bytes, zip_bytes
@@ -53,6 +54,43 @@ def test_register_of_many_bytes_asks_by_digest_first(
     asked, sent, again = server.history
     assert asked.json == again.json == {"source": f"sha256:{digest}"}
     assert set(sent.files) == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_a_large_archive_is_asked_for_by_what_is_in_it(
+    loradock: Run, server: ScriptedServer, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register, "ASK_FIRST_BYTES", 100)
+    server.enqueue(404, {"error": {"message": "not here", "code": "digest_unknown"}})
+    server.enqueue(201, REGISTERED)
+    server.enqueue(200, REGISTERED | {"created": False})
+
+    for says in ("registered", "unchanged"):
+        assert says in loradock("adapters", "register", "support-bot", str(archive)).stdout
+
+    asked, sent, again = server.history
+    assert asked.json == again.json == {"source": f"sha256:{folder_digest(tmp_path / 'mine')}"}
+    assert sent.files == {"mine.tar.gz": archive.read_bytes()}
+
+
+def test_a_large_archive_that_no_server_would_take_is_not_sent(
+    loradock: Run, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register, "ASK_FIRST_BYTES", 100)
+    path = tmp_path / "mine.tar"
+    path.write_bytes(tar_bytes([special("x", b"2", "/etc/passwd")]))
+    result = loradock("adapters", "register", "support-bot", str(path))
+    assert (result.exit_code, server.history) == (2, [])
+
+
+def test_a_signed_archive_is_always_sent(
+    loradock: Run, server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register, "ASK_FIRST_BYTES", 100)
+    path = tmp_path / "mine.tar"
+    path.write_bytes(tar_bytes([*entries_of(write_adapter(tmp_path / "mine")), (SIGNATURE_FILE, b"{}")]))
+    server.enqueue(201, REGISTERED)
+    assert loradock("adapters", "register", "support-bot", str(path)).exit_code == 0
+    assert [seen.files.keys() for seen in server.history] == [{"mine.tar"}]
 
 
 def test_a_refusal_of_known_bytes_is_the_answer(

@@ -18,7 +18,7 @@ import torch
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.signing import make_key, read_key, sign_digest
 from loradock_adapters.store import Blob, FolderStore
-from loradock_server.engine.residency import AdapterGone, AdapterUnfit
+from loradock_server.engine.residency import AdapterGone, AdapterUnfit, StoreUnreachable
 from loradock_server.engine.signatures import Signatures
 from loradock_server.engine.stager import NICENESS, Stager, StagerGone, StagerOrder
 from loradock_server.engine.staging import Layer, Plan, Slice, unstage
@@ -136,3 +136,19 @@ def test_it_reads_only_what_a_trusted_key_signed_where_that_is_demanded(
         assert stager.fetch(blob.digest) == store.path(blob.digest)
     finally:
         stager.close()
+
+
+def test_a_bucket_that_does_not_answer_is_worth_a_retry(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    order = StagerOrder("s3://bucket/prefix", str(base.folder), 64, 1 << 30, artifacts_cache=str(tmp_path / "cache"))
+    stager = Stager(order)
+    try:
+        with pytest.raises(StoreUnreachable, match="s3://bucket/prefix could not") as caught:
+            stager.fetch("0" * 64)
+    finally:
+        stager.close()
+    assert caught.value.status == 503

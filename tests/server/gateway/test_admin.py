@@ -231,10 +231,10 @@ def test_a_deleted_adapter_is_404_at_once_and_unloaded(gateway: Gateway) -> None
 def test_a_bug_of_ours_is_a_500_that_shows_an_id_and_nothing_else(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise KeyError("insides")
 
-    monkeypatch.setattr(KeyTable, "list", broken)
+    monkeypatch.setattr(KeyTable, "page", broken)
     answer = gateway.http.get("/admin/keys")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
     assert "insides" not in answer.text

@@ -93,7 +93,18 @@ class AdapterList(BaseModel):
 
     object: Literal["list"]
     data: list[Adapter]
+    has_more: bool
+    last_id: str | None = Field(description="give it as `after` for the next page")
     memory: Memory | None
+
+
+class VersionList(BaseModel):
+    """Versions, the newest first."""
+
+    object: Literal["list"]
+    data: list[Version]
+    has_more: bool
+    last_id: int | None = Field(description="give it as `after` for the next page")
 
 
 class Fault(BaseModel):
@@ -220,7 +231,16 @@ _PATH = "/admin/adapters"
 _TAG = "adapters"
 
 OPERATIONS = (
-    Operation("GET", _PATH, "listAdapters", "List adapters", _TAG, "admin", {200: Answer(AdapterList, "By name.")}),
+    Operation(
+        "GET",
+        _PATH,
+        "listAdapters",
+        "List adapters",
+        _TAG,
+        "admin",
+        {200: Answer(AdapterList, "A page of them, by name.")},
+        NAMED,
+    ),
     Operation(
         "GET",
         _PATH + "/{name}",
@@ -258,12 +278,22 @@ OPERATIONS = (
     ),
     Operation(
         "GET",
+        _PATH + "/{name}/versions",
+        "listVersions",
+        "List an adapter's versions, the newest first",
+        _TAG,
+        "admin",
+        {200: Answer(VersionList, "A page of them.")},
+        FOUND,
+    ),
+    Operation(
+        "GET",
         _PATH + "/{name}/versions/{version}",
         "getVersion",
         "Show a version",
         _TAG,
         "admin",
-        {200: Answer(Version, "The version.")},
+        {200: Answer(Version, "The version; its ETag is the adapter's.", headers=(ETAG,))},
         (*FOUND, core.VersionNotFound),
     ),
     Operation(
@@ -311,7 +341,7 @@ OPERATIONS = (
         _TAG,
         "admin",
         {200: Answer(Adapter, "The adapter, pinned.", headers=(ETAG,))},
-        FOUND,
+        (*FOUND, core.ChangedMeanwhile),
     ),
     Operation(
         "DELETE",
@@ -321,6 +351,6 @@ OPERATIONS = (
         _TAG,
         "admin",
         {200: Answer(Adapter, "The adapter, not pinned.", headers=(ETAG,))},
-        FOUND,
+        (*FOUND, core.ChangedMeanwhile),
     ),
 )

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from loradock_adapters import errors as core
+from loradock_adapters.registry.splits import MAX_VERSIONS, MAX_WEIGHT
 from loradock_server.gateway.openapi.adapters import FOUND, Target
 from loradock_server.gateway.openapi.operation import ETAG, JSON, Answer, Operation
 
@@ -31,6 +32,8 @@ class AliasList(BaseModel):
 
     object: Literal["list"]
     data: list[Alias]
+    has_more: bool
+    last_id: str | None = Field(description="give it as `after` for the next page")
 
 
 class DeletedAlias(BaseModel):
@@ -46,7 +49,7 @@ _FORCE = {
     "type": ["string", "null"],
     "minLength": 1,
     "maxLength": 500,
-    "description": "Why the promotion gate is not to count, for the audit.",
+    "description": "why the promotion gate is not to count; stands in the audit",
 }
 TARGET = {
     "oneOf": [
@@ -63,8 +66,9 @@ TARGET = {
                 "split": {
                     "type": "object",
                     "minProperties": 1,
+                    "maxProperties": MAX_VERSIONS,
                     "propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"},
-                    "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+                    "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MAX_WEIGHT},
                 },
                 "force": _FORCE,
             },
@@ -85,7 +89,7 @@ OPERATIONS = (
         "List an adapter's aliases",
         _TAG,
         "admin",
-        {200: Answer(AliasList, "By name.")},
+        {200: Answer(AliasList, "A page of them, by name.")},
         FOUND,
     ),
     Operation(

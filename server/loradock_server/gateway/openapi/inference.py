@@ -19,7 +19,9 @@ class _Open(BaseModel):
 class InferenceRequest(_Open):
     """Every other field goes to the engine as it is."""
 
-    model: str = Field(description="name, name@version, name@alias, or the base model's name", examples=["support"])
+    model: str = Field(
+        min_length=1, description="name, name@version, name@alias, or the base model's name", examples=["support"]
+    )
     stream: bool | None = None
     user: str | None = Field(default=None, description="where traffic is split, keeps a user on one version")
     cache_salt: str | None = Field(default=None, description="divides the key's part of the prefix cache further")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from loradock_adapters import errors as core
 from loradock_server.gateway import errors
 from loradock_server.gateway.admin_keys import NewKey
-from loradock_server.gateway.openapi.operation import JSON, Answer, Operation
+from loradock_server.gateway.openapi.operation import ETAG, JSON, Answer, Operation
 
 
 class Key(BaseModel):
@@ -42,13 +42,34 @@ class KeyList(BaseModel):
 
     object: Literal["list"]
     data: list[Key]
+    has_more: bool
+    last_id: str | None = Field(description="give it as `after` for the next page")
 
 
 _PATH = "/admin/keys"
 _TAG = "keys"
 
 OPERATIONS = (
-    Operation("GET", _PATH, "listKeys", "List keys", _TAG, "admin", {200: Answer(KeyList, "Revoked ones too.")}),
+    Operation(
+        "GET",
+        _PATH,
+        "listKeys",
+        "List keys",
+        _TAG,
+        "admin",
+        {200: Answer(KeyList, "A page of them, revoked ones too.")},
+        (errors.BadRequest, core.KeyNotFound),
+    ),
+    Operation(
+        "GET",
+        _PATH + "/{key_id}",
+        "getKey",
+        "Show a key without its secret",
+        _TAG,
+        "admin",
+        {200: Answer(Key, "The key.", headers=(ETAG,))},
+        (errors.BadRequest, core.KeyNotFound),
+    ),
     Operation(
         "POST",
         _PATH,
@@ -68,6 +89,6 @@ OPERATIONS = (
         _TAG,
         "admin",
         {200: Answer(RevokedKey, "It opens nothing from now on.")},
-        (core.KeyNotFound, errors.Conflict),
+        (errors.BadRequest, core.KeyNotFound, errors.Conflict, core.ChangedMeanwhile),
     ),
 )

@@ -1,4 +1,4 @@
-"""What `PATCH /admin/adapters/{name}` takes: an adapter's settings, as a merge patch."""
+"""What `POST /admin/adapters` and `PATCH /admin/adapters/{name}` take: an adapter's settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any, get_args
 
 from loradock_adapters import errors as core
 from loradock_adapters.adapter_settings import PIN, AdapterSettings, Priority
-from loradock_server.gateway.openapi.adapters import FOUND, Adapter
-from loradock_server.gateway.openapi.operation import ETAG, JSON, Answer, Operation
+from loradock_server.gateway import errors
+from loradock_server.gateway.openapi.adapters import FOUND, NAMED, Adapter
+from loradock_server.gateway.openapi.operation import ETAG, JSON, LOCATION, Answer, Operation
+from loradock_server.gateway.params import NAME_SCHEMA
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -24,7 +26,29 @@ _PATCH: dict[str, Any] = {
     "examples": [{"temperature": 0.2, "owner": None}],
 }
 
+_NEW: dict[str, Any] = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": NAME_SCHEMA,
+        **{name: schema for name, schema in _PATCH["properties"].items() if name != PIN},
+    },
+    "additionalProperties": False,
+    "examples": [{"name": "support", "description": "answers tickets", "owner": "me"}],
+}
+
 OPERATIONS = (
+    Operation(
+        "POST",
+        "/admin/adapters",
+        "createAdapter",
+        "Take a name, before there is a version",
+        "adapters",
+        "admin",
+        {201: Answer(Adapter, "The adapter, without a version.", headers=(ETAG, LOCATION))},
+        (*NAMED, errors.NameTaken, core.AdapterExists, core.InvalidSettings),
+        {JSON: _NEW},
+    ),
     Operation(
         "PATCH",
         "/admin/adapters/{name}",
