@@ -55,7 +55,7 @@ def test_an_adapter_that_acts_passes_the_probe_and_one_that_does_nothing_is_neve
     report(idle.json()["error"]["message"])
     shown = server.get("/admin/adapters/probed").json()
     assert (shown["aliases"], [version["state"] for version in shown["versions"]]) == ({"live": 1}, ["ready", "failed"])
-    assert "probed@2" not in shown["residency"]
+    eventually(lambda: "probed@2" not in server.get("/admin/adapters/probed").json()["residency"])
     with server.client() as client:
         assert client.completions.create(model="probed", prompt="Hi", max_tokens=2).model == "probed@1"
         with pytest.raises(openai.NotFoundError, match="changes nothing"):
