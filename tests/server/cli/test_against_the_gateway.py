@@ -347,3 +347,46 @@ def test_an_address_is_fetched_by_the_server_if_it_is_open_there_else_here(
     assert (there["id"], version["source"]) == ("support-bot@1", f"hf://open-org/mine@{COMMIT}")
     assert (closed.exit_code, "--fetch-here" in closed.stderr) == (1, True)
     assert (here["id"], here["digest"]) == ("other-bot@1", there["digest"])
+
+
+def test_what_is_said_of_an_adapter_is_kept_shown_and_taken_back(loradock: Run, gateway: str, tmp_path: Path) -> None:
+    assert loradock("adapters", "register", "bot", str(write_adapter(tmp_path / "a"))).exit_code == 0
+    seen = said(loradock("adapters", "show", "bot", "--json"))["revision"]
+    pairs = ("temperature=0.2", "stop=END", "priority=high", "owner=me", "pin=true", "max_tokens_cap=9")
+    view = said(loradock("adapters", "set", "bot", *pairs, "--if-revision", str(seen), "--json"))
+    assert view["settings"] == {
+        "temperature": 0.2,
+        "stop": ["END"],
+        "priority": "high",
+        "owner": "me",
+        "max_tokens_cap": 9,
+    }
+    assert view["pinned"] is True
+    late = loradock("adapters", "set", "bot", "owner=you", "--if-revision", str(seen))
+    assert (late.exit_code, "somebody else" in late.stderr) == (1, True)
+    refused = loradock("adapters", "set", "bot", "top_p=9", "seed=x")
+    assert refused.exit_code == 1
+    assert "top_p" in refused.stderr
+    assert "seed" in refused.stderr
+    assert "high" in loradock("adapters", "show", "bot").stdout
+    view = said(loradock("adapters", "unset", "bot", *(pair.partition("=")[0] for pair in pairs), "--json"))
+    assert (view["settings"], view["pinned"]) == ({}, False)
+
+
+def test_a_version_is_evaluated_refused_by_the_gate_and_forced(
+    loradock: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("LORADOCK_PROMOTION_GATE", "metric=score,no_worse_by=0.05")
+    request.getfixturevalue("gateway")
+    for alpha, score, flags in ((4, 0.9, ()), (8, 0.5, ("--no-promote",))):
+        folder = str(write_adapter(tmp_path / f"a{alpha}", config=lora_config(lora_alpha=alpha)))
+        made = said(loradock("adapters", "register", "bot", folder, *flags, "--json"))
+        (tmp_path / "result.json").write_text(json.dumps({"task": "t", "metrics": {"score": score}}))
+        assert loradock("adapters", "evaluations", made["id"], "--attach", "result.json").exit_code == 0
+    refused = loradock("adapters", "promote", "bot", "2")
+    assert refused.exit_code == 1
+    assert "score 0.5 on t, bot@1 has 0.9" in refused.stderr
+    assert said(loradock("adapters", "promote", "bot", "2", "--force", "why not", "--json"))["version"] == 2
+    (event, *_) = said(loradock("audit", "--adapter", "bot", "--json"))["data"]
+    assert event["after"]["forced"]["reason"] == "why not"
+    assert loradock("adapters", "evaluations", "bot@2").stdout.splitlines()[1].split()[1:3] == ["t", "score=0.5"]

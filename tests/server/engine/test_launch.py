@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from loradock_server.engine.launch import process_environment, trace_endpoint, vllm_rank
+from loradock_adapters.base_model import BaseModel
+from loradock_server.base import ServedBase
+from loradock_server.engine.launch import LaunchOrder, launch_order, process_environment, trace_endpoint, vllm_rank
+from loradock_server.settings import load_settings
+from tests.adapters.making import write_base
 
 
 @pytest.mark.parametrize(("wanted", "size"), [(1, 1), (2, 8), (16, 16), (65, 128), (512, 512)])
@@ -46,3 +52,12 @@ def test_our_plugin_is_loaded_whatever_list_of_plugins_the_operator_has_set(
 ) -> None:
     env = {} if plugins is None else {"VLLM_PLUGINS": plugins}
     assert process_environment("/cache", env).get("VLLM_PLUGINS") == loaded
+
+
+def test_an_engine_is_told_whose_signatures_it_is_to_demand(tmp_path: Path) -> None:
+    key = f"trainer={'A' * 43}="
+    settings = load_settings(home=tmp_path, require_signature=True, trusted_keys=key)
+    order = launch_order(settings, ServedBase(BaseModel.read(write_base(tmp_path)), "tiny"), "token")
+    arrived = LaunchOrder.from_json(order.to_json())
+    assert arrived == order
+    assert (arrived.require_signature, arrived.trusted_keys) == (True, (key,))

@@ -71,10 +71,13 @@ def test_evaluations_are_listed_and_shown_whole(gateway: Gateway) -> None:
     assert attach(gateway, 9, 0.5).status_code == 404
 
 
-@pytest.mark.parametrize("body", ["", "[]", "{", '{"task": "t"}', '{"task": "t", "metrics": {"a": 1, "a": 2}}'])
-def test_what_is_no_evaluation_is_400(gateway: Gateway, body: str) -> None:
+def test_what_is_no_evaluation_is_refused(gateway: Gateway) -> None:
     gateway.register("poet")
-    assert gateway.http.post("/admin/adapters/poet/versions/1/evaluations", content=body).status_code == 400
+    path = "/admin/adapters/poet/versions/1/evaluations"
+    for body in ("", "[]", "{", '{"task": "t"}', '{"task": "t", "metrics": {"a": 1, "a": 2}}'):
+        assert gateway.http.post(path, content=body).status_code == 400
+    assert gateway.http.post(path, content="{}", headers={"content-type": "text/html"}).status_code == 415
+    assert gateway.http.get(path).json()["data"] == []
 
 
 def test_an_evaluation_of_other_bytes_or_another_base_is_409(gateway: Gateway) -> None:
