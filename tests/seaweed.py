@@ -31,7 +31,8 @@ _PORTS = (
     *("master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
     *("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc"),
 )
-_QUIET = ("-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=50", "-master.volumeSizeLimitMB=64")
+# Every bucket takes seven volumes with its first object, files that grow as they are filled.
+_QUIET = ("-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=2000", "-master.volumeSizeLimitMB=64")
 _ATTEMPTS = 3  # somebody may take a port between our looking and the server's binding
 
 

@@ -18,3 +18,9 @@ def test_the_s3_server_keeps_objects_by_bucket_and_refuses_strangers(seaweed: Se
     assert names == ["deep/down/object"]
     assert [meta for page in obstore.list(seaweed.store(two)) for meta in page] == []
     assert httpx.get(f"{seaweed.url}/{one}/deep/down/object", trust_env=False).status_code == 403
+
+
+def test_there_is_room_for_more_buckets_than_a_few(seaweed: Seaweed) -> None:
+    """With 50 volumes the ninth bucket took nothing any more."""
+    for bucket in [seaweed.new_bucket() for _ in range(10)]:
+        obstore.put(seaweed.store(bucket), "object", b"x")

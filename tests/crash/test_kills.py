@@ -212,7 +212,9 @@ def test_nothing_is_lost_and_nothing_half_done_is_seen_when_gateways_are_killed(
         world.require_nothing_to_mend(repair=world.dice.random() < 0.5)
     print(f"{kills} kills, period {period:.3f} s, hit {dict(world.hit)}, traces {dict(world.traces)}")  # noqa: T201
     assert len(world.hit) > 3, "kills were meant to land in many kinds of work"
-    assert not LONG or world.traces.keys() >= HARMLESS, "kills were meant to leave every kind of trace"
+    assert not LONG or world.traces.keys() >= {"half_uploaded", "unfinished_version"}, (
+        "kills were meant to leave traces"
+    )
 
 
 def _measure(world: World) -> float:

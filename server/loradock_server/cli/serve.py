@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from loradock_server.cli import starting
 from loradock_server.cli.errors import CommandError, NotDone, Unreadable
 from loradock_server.cli.home import read_settings
 from loradock_server.cli.output import answering
@@ -45,7 +46,8 @@ def serve(
         _require_vllm()
         from loradock_server.cli.together import serve_together
 
-        run_async(lambda stop: serve_together(settings, adapters_from, stop))
+        with starting.uncollected():
+            run_async(lambda stop: serve_together(settings, adapters_from, stop))
 
 
 def gateway(home: Home = None, model: Model = None, host: Host = None, port: Port = None) -> None:
@@ -56,8 +58,13 @@ def gateway(home: Home = None, model: Model = None, host: Host = None, port: Por
         from loradock_server.cli.find_base import open_base
         from loradock_server.gateway.server import run_gateway
 
-        base = open_base(settings)
-        run_async(lambda stop: run_gateway(settings, base=base, engine_token=token, stop=stop))
+        with starting.uncollected():
+            base = open_base(settings)
+            run_async(
+                lambda stop: run_gateway(
+                    settings, base=base, engine_token=token, stop=stop, on_started=lambda _: starting.done()
+                )
+            )
 
 
 def engine(home: Home = None, model: Model = None) -> None:

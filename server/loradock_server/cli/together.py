@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from loradock_server.cli import starting
 from loradock_server.cli.connection import KEY_FILE, SERVER_FILE, Connection
 from loradock_server.cli.errors import NotDone
 from loradock_server.cli.find_base import open_base
@@ -54,6 +55,7 @@ async def serve_together(settings: Settings, adapters_from: Path | None, stop: a
             if gateway.done():
                 gateway.result()
             here = started.result()
+            starting.done()
             steps.done(f"gateway answers on {here.url}")
             if here.first_admin_key:
                 steps.lines("", f"  first admin key, shown only now: {here.first_admin_key}", "")

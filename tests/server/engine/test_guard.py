@@ -337,7 +337,7 @@ def test_a_request_out_of_turn_waits_without_holding_its_adapter_and_its_wait_is
         assert app.bodies["b@1"] == b"body of b@1", "what was read during the wait must reach the application"
         queued = dict(world.queued)
         assert queued["a@1"] == pytest.approx(0.5, abs=0.05)
-        assert 0.7 <= (queued["b@1"] or 0) < 2
+        assert 0.69 <= (queued["b@1"] or 0) < 2  # the loop's timers may be a hair early
         assert (world.admission.waiting, world.admission.running) == (0, 0)
 
     drive(main())
