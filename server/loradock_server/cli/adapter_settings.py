@@ -80,6 +80,7 @@ def _change(output: Output, name: str, patch: dict[str, Any], if_revision: str |
     output.say(f"changed {cell(answer.get('name'))}")
     said = dict(shown_settings(object_in(answer, "settings")))
     output.say(fields({**said, **({PIN: "true"} if answer.get("pinned") else {})}))
+    output.hint(f"loradock adapters show {cell(answer.get('name'))}")
 
 
 def _pair(word: str) -> tuple[str, Any]:

@@ -204,6 +204,16 @@ def show(name: AdapterName, url: ServerUrl = None, as_json: AsJson = False) -> N
             about["pinned"] = moment(answer.get("pinned_at"))
         about |= dict(shown_settings(object_in(answer, "settings")))
         output.say(fields(about), "", table(columns, versions), *_pin_problem(answer))
+        output.hint(*_next_step(answer))
+
+
+def _next_step(adapter: JsonObject) -> Iterator[str]:
+    """What an operator most likely wants: the newest version to be live, or a first one."""
+    name, versions = cell(adapter.get("name")), objects_in(adapter, "versions")
+    if not versions:
+        yield f"loradock adapters register {name} SOURCE"
+    elif versions[-1].get("state") == "ready" and not versions[-1].get("live"):
+        yield f"loradock adapters promote {name} {cell(versions[-1].get('version'))}"
 
 
 @app.command(epilog=examples("loradock adapters pin support-bot"))

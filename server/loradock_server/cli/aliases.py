@@ -125,8 +125,10 @@ def _tell(output: Output, answer: JsonObject) -> None:
     shares = object_in(answer, "split")
     where = " ".join(f"{version}={weight}" for version, weight in shares.items()) or cell(answer.get("version"))
     output.say(f"{name}@{alias} points to {where}")
-    if answer.get("previous") is not None:
-        output.hint(f"loradock adapters rollback {name}" + ("" if alias == "live" else f" --alias {alias}"))
+    of_alias = "" if alias == "live" else f" --alias {alias}"
+    steps = [f"loradock adapters promote {name} {max(shares, key=int)}{of_alias}"] if shares else []
+    steps += [f"loradock adapters rollback {name}{of_alias}"] if answer.get("previous") is not None else []
+    output.hint(*steps)
 
 
 def _weights(words: list[str]) -> dict[str, int]:

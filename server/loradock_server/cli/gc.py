@@ -39,3 +39,5 @@ def gc(
                 table(("DIGEST", "SIZE"), ((blob.get("digest"), size(blob.get("size_bytes"))) for blob in blobs))
             )
         output.say(f"{'would remove' if dry_run else 'removed'} {len(blobs)} blobs, {size(answer.get('bytes'))}")
+        if blobs and dry_run:
+            output.hint("loradock gc")

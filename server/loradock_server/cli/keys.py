@@ -89,6 +89,7 @@ def revoke(
             answer = client.delete(f"{KEYS}/{quote(key_id, safe='')}")
         output.document(answer or {"id": key_id, "revoked": True})
         output.say(f"revoked key {key_id}")
+        output.hint("loradock keys list")
 
 
 def _row(key: JsonObject) -> tuple[object, ...]:

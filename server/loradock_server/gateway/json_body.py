@@ -5,6 +5,7 @@ Unlike FastAPI's own reading it refuses other content types, keys that come twic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -32,11 +33,11 @@ def json_body(shape: type[Shape], *, empty: Shape | None = None) -> Callable[[Re
             return empty
         require_json(request.headers.get("content-type"))
         try:
-            parse_object(body)
-            return shape.model_validate_json(body, strict=True)
+            # From text, because only there a strict reading takes a key of JSON, always text, for a number.
+            return shape.model_validate_json(json.dumps(_whole(parse_object(body))), strict=True)
         except ValidationError as error:
             raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()]) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body cannot be used: {error}") from error
 
     return read
@@ -50,9 +51,19 @@ async def json_object(request: Request, limit: int | None = None) -> dict[str, A
     body = await _bounded(request, limit)
     require_json(request.headers.get("content-type"))
     try:
-        return parse_object(body)
-    except ValueError as error:
+        found: dict[str, Any] = _whole(parse_object(body))
+        return found
+    except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body cannot be used: {error}") from error
+
+
+def _whole(value: Any) -> Any:
+    """The same with whole numbers as such: to JSON 150.0 is 150."""
+    if isinstance(value, dict):
+        return {key: _whole(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_whole(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 async def _bounded(request: Request, limit: int | None = None) -> bytes:

@@ -104,6 +104,7 @@ def test_versions_are_split_promoted_rolled_back_retired_and_deleted(
     assert split.stdout.splitlines()[0] == "support-bot@live points to 1=90 2=10"
     assert "loradock adapters rollback support-bot" in split.stdout
     lines = loradock("adapters", "show", "support-bot").stdout.splitlines()
+    assert lines.pop() == "try: loradock adapters promote support-bot 3"
     assert ["live 90" in lines[-3], "live 10" in lines[-2], "canary" in lines[-1]] == [True] * 3
     assert "1=90, 2=10" in loradock("adapters", "list").stdout
 

@@ -103,6 +103,14 @@ def test_every_command_ends_its_help_with_an_example_of_itself() -> None:
             assert f"  {path}" in command.epilog, path
 
 
+def test_every_command_that_answers_something_can_answer_in_json() -> None:
+    for name, lazy in RootGroup.lazy_commands.items():
+        if name in OF_THE_ENGINE:
+            continue
+        for path, command in _leaves(load(name, lazy), f"loradock {name}"):
+            assert any("--json" in option.opts for option in command.params), path
+
+
 def _on_a_terminal(*arguments: str, **environment: str) -> bytes:
     ours, theirs = pty.openpty()
     program = "from loradock_server.cli.main import app; app()"

@@ -131,6 +131,7 @@ JSON = {"content-type": "application/json"}
         (JSON, b"\xff", 400),
         (JSON, b"", 400),
         (JSON, b"[" * 100_000, 400),
+        *((JSON, b'{"name":' * depth + b"1" + b"}" * depth, 400) for depth in (200, 500, 900)),
     ],
 )
 def test_bodies_are_judged_strictly(gateway: Gateway, headers: dict[str, str], body: bytes, status: int) -> None:

@@ -13,7 +13,20 @@ from loradock_server.gateway.params import NAME_SCHEMA
 
 MERGE_PATCH = "application/merge-patch+json"
 
-_SETTINGS = AdapterSettings.model_json_schema()["properties"]
+_NO_NUL = {"pattern": r"^[^\x00]*$"}
+
+
+def _storable(schema: Any) -> Any:
+    """The same, with what `AdapterSettings` demands of each text beyond its length."""
+    if isinstance(schema, list):
+        return [_storable(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _storable(part) for name, part in schema.items()}
+    return found | _NO_NUL if found.get("type") == "string" and "enum" not in found else found
+
+
+_SETTINGS = _storable(AdapterSettings.model_json_schema()["properties"])
 _PATCH: dict[str, Any] = {
     "type": "object",
     "description": "A JSON merge patch (RFC 7396): null takes a setting back, what is left out stays.",
