@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loradock_adapters.errors import BlobMissing, DigestUnknown, SourceInvalid, SourceUnavailable
+from loradock_adapters.errors import BlobCorrupt, BlobMissing, DigestUnknown, SourceInvalid, SourceUnavailable
 from loradock_adapters.sources import Fetched, Progress, SourceRules, fetched
 from loradock_adapters.store import Store
 
@@ -98,7 +98,7 @@ class Stored:
 
     @asynccontextmanager
     async def fetched(self, progress: Progress) -> AsyncIterator[Path]:
-        """Raises SourceInvalid, DigestUnknown, BlobCorrupt."""
+        """Raises SourceInvalid; DigestUnknown also for bytes that rotted here, which an upload puts right."""
         if not _DIGEST.fullmatch(self.digest):
             raise SourceInvalid(
                 f"{ascii(self.digest[:80])} is no digest", "it is sha256: and 64 hexadecimal digits", "correct it"
@@ -107,4 +107,6 @@ class Stored:
             folder = await asyncio.to_thread(self.store.fetch, self.digest)
         except BlobMissing as error:
             raise DigestUnknown(f"no adapter with the digest {self.digest} is here", "", "upload its files") from error
+        except BlobCorrupt as error:
+            raise DigestUnknown(f"what is here of {self.digest} is damaged", "", "upload its files") from error
         yield folder

@@ -90,6 +90,19 @@ def test_bytes_that_are_here_need_not_be_sent_again(gateway: Gateway) -> None:
     assert (again.status_code, again.json()["id"]) == (200, "poet@1")
 
 
+def test_bytes_that_rotted_here_are_asked_for_again_and_put_right(gateway: Gateway) -> None:
+    digest = gateway.register("poet")["digest"]
+    (weights,) = gateway.settings.home.glob(f"store/blobs/sha256/{digest}/*.safetensors")
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    answer = gateway.http.post(VERSIONS, json={"source": f"sha256:{digest}"})
+    assert error_of(answer) == (404, "digest_unknown")
+    assert "damaged" in answer.json()["error"]["message"]
+    assert gateway.register("poet")["id"] == "poet@1"
+    again = gateway.http.post(VERSIONS, json={"source": f"sha256:{digest}"})
+    assert (again.status_code, again.json()["id"]) == (200, "poet@1")
+
+
 def test_an_unknown_digest_is_404_and_asks_for_the_files(gateway: Gateway) -> None:
     answer = gateway.http.post(VERSIONS, json={"source": f"sha256:{'0' * 64}"})
     assert error_of(answer) == (404, "digest_unknown")
