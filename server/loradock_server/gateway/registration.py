@@ -12,7 +12,14 @@ from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, Report, check_adapter
-from loradock_adapters.errors import AdapterMalformed, BlobCorrupt, BlobMissing, GateRefused
+from loradock_adapters.errors import (
+    AdapterConflict,
+    AdapterMalformed,
+    AdapterNotFound,
+    BlobCorrupt,
+    BlobMissing,
+    GateRefused,
+)
 from loradock_adapters.names import AdapterRef, validate_alias, validate_name
 from loradock_adapters.peft_folder import PeftFolder
 from loradock_adapters.promotion_gate import PromotionGate
@@ -82,13 +89,17 @@ class Registrar:
         if alias is not None:
             validate_alias(alias)
         self._smoke.require_engine()
-        async with self._hands:
-            report, staged, facts = await asyncio.to_thread(self._take_in, name, folder, source, by, tell)
-        probed = await self._probe(staged, facts, by, tell)
         try:
-            await asyncio.to_thread(self._make_ready, staged.ref, by, alias)
-        finally:
-            await self._table.refresh()
+            async with self._hands:
+                report, staged, facts = await asyncio.to_thread(self._take_in, name, folder, source, by, tell)
+            probed = await self._probe(staged, facts, by, tell)
+            try:
+                await asyncio.to_thread(self._make_ready, staged.ref, by, alias)
+            finally:
+                await self._table.refresh()
+        except AdapterNotFound as error:
+            # Nothing had to be there when it began: somebody deleted the adapter under our feet.
+            raise AdapterConflict(f"{name} was deleted while it was being registered; register it again") from error
         return Registered(staged.ref, facts.digest, staged.created, report, probed)
 
     def _take_in(

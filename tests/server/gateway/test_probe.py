@@ -83,6 +83,25 @@ def test_a_version_cannot_answer_before_it_was_probed(gateway: Gateway) -> None:
         assert answering.result().status_code == 201
 
 
+@pytest.mark.parametrize("verdict", [{"problem": None, "effect": 0.5, "noise": 0.0}, IDLE])
+def test_an_adapter_that_is_deleted_while_it_is_probed_is_a_conflict_and_may_come_again(
+    gateway: Gateway, verdict: dict[str, Any]
+) -> None:
+    gate = gateway.engine.probe_gate = gateway.engine.gate()
+    gateway.engine.verdict = (200, verdict)
+    files = good_files(gateway.folder / "poet")
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(gateway.upload, "poet", files)
+        gateway.engine.wait_for(gate)
+        assert gateway.http.delete("/admin/adapters/poet").status_code in (200, 204)
+        gate.open()
+        error = answering.result().json()["error"]
+    assert (answering.result().status_code, error["code"]) == (409, "conflict")
+    assert "deleted while" in error["message"]
+    gateway.engine.verdict = (200, {"problem": None, "effect": 0.5, "noise": 0.0})
+    assert gateway.upload("poet", files).status_code == 201
+
+
 @pytest.mark.parametrize(
     ("verdict", "word"),
     [
