@@ -20,7 +20,7 @@ from tests.seaweed import Seaweed
 
 pytestmark = pytest.mark.e2e
 
-NAMES = ("vouched", "other")
+NAMES = ("vouched", "second")
 
 
 @pytest.fixture(scope="module")
