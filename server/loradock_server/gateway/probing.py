@@ -65,7 +65,9 @@ class SmokeProbe:
         except (EngineUnavailable, EngineTimeout, EngineRefused) as error:
             if self._mode == "required":
                 raise _required(str(error)) from error
-            _log.warning("%s is registered without a probe: %s", ref.id, error)
+            # No news where no engine is up yet, as for the examples of `serve`; the answer says it all the same.
+            level = logging.WARNING if self._watch.state.ready else logging.DEBUG
+            _log.log(level, "%s is registered without a probe: %s", ref.id, error)
             return Probed(False, str(error))
 
     async def _ask(self, ref: AdapterRef, digest: str, signature: Signature | None) -> Probed:
