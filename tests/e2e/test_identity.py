@@ -80,7 +80,7 @@ class Administrator:
     async def register(self, name: str, content: int) -> str:
         """A new version with these bytes, or the old one that has them; it is live from here on."""
         done = await self._gateway.post(f"/admin/adapters/{name}/versions", files=self._files[content])
-        while done.status_code == 409 and "deleted while it was being registered" in done.text:
+        while done.status_code == 409 and "deleted" in done.text:  # while it was being registered
             done = await self._gateway.post(f"/admin/adapters/{name}/versions", files=self._files[content])
         assert done.status_code in (200, 201), done.text
         adapter_id = str(done.json()["id"])
