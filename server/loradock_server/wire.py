@@ -26,6 +26,24 @@ METRICS = "/internal/metrics"
 PROBE = "/internal/probe"  # {"id", "digest", "signature"}: does it act? Answers {"problem", "effect", "noise"}
 
 
+# What the engine answers besides, by POST: every route of vLLM's that a gateway may ask for. Those that only read need
+# no adapter in memory and no turn.
+COMPUTING = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/embeddings",
+        "/score",
+        "/rerank",
+        "/classify",
+        "/pooling",
+    }
+)
+READING = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
+
+
 def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
     """An error as OpenAI's API words it; `kind` becomes its `type`."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
