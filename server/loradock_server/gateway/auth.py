@@ -103,5 +103,5 @@ def _sha256(secret: str) -> bytes:
 
 def _bearer(headers: Mapping[str, str]) -> str:
     scheme, _, secret = headers.get("authorization", "").partition(" ")
-    # Anthropic's SDK sends the key by itself.
+    # Older clients of Anthropic's send the key by itself.
     return secret.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()

@@ -22,7 +22,9 @@ def parse_request(body: bytes) -> dict[str, Any]:
         value = parse_object(body)
     except ValueError as error:
         said = str(error)
-        raise BadRequest(f"the body is {said}" if said.startswith(("not", "nested")) else f"the body: {said}") from error
+        raise BadRequest(
+            f"the body is {said}" if said.startswith(("not", "nested")) else f"the body: {said}"
+        ) from error
     # Both bounds hold for nearly every body, and are counted at the speed of memory.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
         raise BadRequest(f"the body is nested too deeply: more than {MAX_DEPTH} levels of arrays and objects")
