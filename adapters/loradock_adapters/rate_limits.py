@@ -64,9 +64,6 @@ class RateLimits:
         return cls(**document)
 
 
-NO_LIMITS = RateLimits()
-
-
 def _faults(values: Mapping[str, Any]) -> list[Fault]:
     faults = []
     for name, highest in HIGHEST.items():
@@ -93,3 +90,6 @@ def _shown(value: Any) -> str:
 def _nearest(name: str) -> str:
     found = get_close_matches(name[:80], HIGHEST, n=1, cutoff=0.5)
     return f"did you mean {found[0]}?" if found else f"there are {', '.join(HIGHEST)}"
+
+
+NO_LIMITS = RateLimits()
