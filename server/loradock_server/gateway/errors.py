@@ -181,6 +181,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.AliasNotFound: Rule(404, "alias_not_found", param="alias"),
     core.InvalidSplit: Rule(400, "invalid_split", param="split"),
     core.InvalidSettings: Rule(400, "invalid_settings"),
+    core.InvalidLimits: Rule(400, "invalid_limits", param="limits"),
     core.VersionRetired: Rule(410, "adapter_retired", param="model"),
     core.AdapterConflict: Rule(409, "conflict"),
     core.AdapterExists: Rule(409, "adapter_exists", param="name"),
@@ -228,6 +229,8 @@ def explain(error: BaseException) -> ErrorAnswer:
     if isinstance(error, core.InvalidSettings):
         extra["faults"] = [fault.as_dict() for fault in error.faults]
         return _answer(rule.status, message, rule, None, error.faults[0].where if error.faults else None, extra)
+    if isinstance(error, core.InvalidLimits):
+        extra["faults"] = [fault.as_dict() for fault in error.faults]
     if isinstance(error, core.ChangedMeanwhile):
         extra |= {"expected": error.expected, "current": error.current}
         return _answer(rule.status, message, rule, None, extra=extra, headers=etag_header(error.revision))
