@@ -31,8 +31,8 @@ class RequestContext:
     """Who asked for what, and how to read each generation's counts at any moment, finished or not.
 
     `key` and `tenant` are words of the gateway's, which get them back; `status` is what HTTP answered, None as long as
-    nothing was; `waited`: seconds before the engine got it, so far; `ends`: calls that make sure that a generation has left the
-    engine; `over`: no generation may start any more.
+    nothing was; `waited`: seconds before the engine got it, so far; `ends`: calls that make sure that a generation has
+    left the engine; `over`: no generation may start any more.
     """
 
     request_id: str
