@@ -40,7 +40,7 @@ class Running(NamedTuple):
     """How many requests of a subject one gateway is answering."""
 
     subject: str
-    count: int
+    requests: int
 
 
 class DayTaken(NamedTuple):
@@ -69,7 +69,7 @@ class LimitTable:
         """Tell and hear of these buckets and subjects, each named once; all of it counts, or nothing."""
         with self._database.aside() as session:
             now = _now(session)
-            buckets = {}
+            buckets: dict[tuple[str, str], float] = {}
             for part in _parts(sorted(taken)):
                 buckets.update(_fill(session, part, now))
             _say_running(session, gateway, sorted(running), now)
@@ -77,7 +77,7 @@ class LimitTable:
 
     def charge(self, taken: Collection[DayTaken]) -> Mapping[tuple[str, int], int]:
         """Charge tokens, of each subject and day once; what that makes with what was charged before, never below 0."""
-        totals = {}
+        totals: dict[tuple[str, int], int] = {}
         with self._database.aside() as session:
             for part in _parts(sorted(taken)):
                 insert = _insert(session, LimitDayRow)
@@ -135,17 +135,17 @@ def _fill(session: Session, taken: list[BucketTaken], now: float) -> Mapping[tup
 
 
 def _say_running(session: Session, gateway: str, running: list[Running], now: float) -> None:
-    over = [one.subject for one in running if not one.count]
+    over = [one.subject for one in running if not one.requests]
     for subjects in _parts(over):
         mine = (LimitRunningRow.gateway == gateway) & LimitRunningRow.subject.in_(subjects)
         session.execute(delete(LimitRunningRow).where(mine))
-    for part in _parts([one for one in running if one.count]):
+    for part in _parts([one for one in running if one.requests]):
         insert = _insert(session, LimitRunningRow)
         rows = [{**one._asdict(), "gateway": gateway, "until": now + RUNNING_SECONDS} for one in part]
         session.execute(
             insert.values(rows).on_conflict_do_update(
                 index_elements=[LimitRunningRow.subject, LimitRunningRow.gateway],
-                set_={"count": insert.excluded.count, "until": insert.excluded.until},
+                set_={"requests": insert.excluded.requests, "until": insert.excluded.until},
             )
         )
 
@@ -156,7 +156,7 @@ def _elsewhere(session: Session, gateway: str, subjects: list[str], now: float) 
         others = (
             LimitRunningRow.subject.in_(part) & (LimitRunningRow.gateway != gateway) & (LimitRunningRow.until >= now)
         )
-        counted = select(LimitRunningRow.subject, func.sum(LimitRunningRow.count)).where(others)
+        counted = select(LimitRunningRow.subject, func.sum(LimitRunningRow.requests)).where(others)
         found.update(
             {subject: int(count) for subject, count in session.execute(counted.group_by(LimitRunningRow.subject))}
         )

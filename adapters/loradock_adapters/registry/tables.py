@@ -243,7 +243,7 @@ class LimitRunningRow(Table):
 
     subject: Mapped[str] = mapped_column(primary_key=True)
     gateway: Mapped[str] = mapped_column(String(32), primary_key=True)
-    count: Mapped[int]
+    requests: Mapped[int]
     until: Mapped[float] = mapped_column(Double)
 
 

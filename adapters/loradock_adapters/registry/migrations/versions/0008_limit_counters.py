@@ -25,7 +25,7 @@ def upgrade() -> None:
         "limit_running",
         sa.Column("subject", sa.String(), nullable=False),
         sa.Column("gateway", sa.String(32), nullable=False),
-        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("requests", sa.Integer(), nullable=False),
         sa.Column("until", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("subject", "gateway", name="pk_limit_running"),
     )
