@@ -25,6 +25,7 @@ from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.evaluations import EvaluationTable
 from loradock_adapters.registry.keys import KeyTable
+from loradock_adapters.registry.limit_counters import LimitTable
 from loradock_adapters.registry.listening import Listener
 from loradock_adapters.registry.operations import OperationTable
 from loradock_adapters.registry.rows import open_adapter, require_adapter, touch
@@ -49,6 +50,7 @@ class Registry:
         self.audit = AuditTable(database)
         self.keys = KeyTable(database)
         self.operations = OperationTable(database)
+        self.limits = LimitTable(database)
         self.usage = UsageLedger(database)
         self.usage_report = UsageReport(database)
 
