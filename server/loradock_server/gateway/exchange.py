@@ -38,6 +38,7 @@ class Exchange:
     operation: Operation
     server_span: Span = INVALID_SPAN
     caller: str = ""
+    tenant: str = ""
     asked: str = ""
     target: Target | None = None
     stream: bool = False
