@@ -12,6 +12,7 @@ from loradock_adapters.registry.catalogue import (
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.evaluations import EvaluationRecord, Gate
 from loradock_adapters.registry.keys import SCOPES, KeyRecord, KeyTable
+from loradock_adapters.registry.limit_counters import BucketTaken, DayTaken, LimitTable, Running, Together
 from loradock_adapters.registry.operations import Begun, Claim, Operation, OperationState, OperationTable, Sign
 from loradock_adapters.registry.registry import Registry
 from loradock_adapters.registry.splits import Split
@@ -26,21 +27,26 @@ __all__ = [
     "AliasRecord",
     "AuditEvent",
     "Begun",
+    "BucketTaken",
     "Catalogue",
     "Claim",
+    "DayTaken",
     "EvaluationRecord",
     "Gate",
     "IfMatch",
     "KeyRecord",
     "KeyTable",
+    "LimitTable",
     "Operation",
     "OperationState",
     "OperationTable",
     "Registry",
     "Route",
+    "Running",
     "Sign",
     "Split",
     "Staged",
+    "Together",
     "VersionFacts",
     "VersionRecord",
     "VersionState",

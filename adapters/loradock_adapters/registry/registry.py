@@ -25,6 +25,7 @@ from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.evaluations import EvaluationTable
 from loradock_adapters.registry.keys import KeyTable
+from loradock_adapters.registry.limit_counters import LimitTable
 from loradock_adapters.registry.listening import Listener
 from loradock_adapters.registry.operations import OperationTable
 from loradock_adapters.registry.rows import open_adapter, require_adapter, touch
@@ -47,6 +48,7 @@ class Registry:
         self.audit = AuditTable(database)
         self.keys = KeyTable(database)
         self.operations = OperationTable(database)
+        self.limits = LimitTable(database)
 
     @classmethod
     def open(cls, url: str) -> Registry:
