@@ -23,6 +23,7 @@
     │   ├── InvalidSplit          (ValueError)
     │   ├── InvalidSettings       (ValueError)   .faults
     │   ├── InvalidEvaluation     (ValueError)
+    │   ├── InvalidLimits         (ValueError)   .faults
     │   ├── VersionRetired
     │   ├── AdapterConflict
     │   │   ├── GateRefused                      .objections
@@ -165,6 +166,14 @@ class InvalidSettings(AdapterError, ValueError):
 
 class InvalidEvaluation(AdapterError, ValueError):
     """What is said to be an evaluation is none; seen by whoever attaches it."""
+
+
+class InvalidLimits(AdapterError, ValueError):
+    """What is said to limit a key makes no sense; seen by whoever says it. `faults` has all that is wrong."""
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(fault.message for fault in faults))
 
 
 class VersionRetired(AdapterError):

@@ -45,6 +45,7 @@ from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
 from loradock_server.gateway.concurrency import Concurrency
+from loradock_server.gateway.engine_answer import Timeouts
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import (
     BadRequest,
@@ -147,7 +148,13 @@ def _build(
     metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
     table = RoutingTable(registry, base, base_name)
     gateway_id = uuid.uuid4().hex
-    engine = EngineClient(settings.engine, engine_token, gateway_id, request_timeout=settings.request_timeout)
+    timeouts = Timeouts(
+        connect=settings.connect_timeout,
+        first_byte=settings.first_byte_timeout,
+        chunk=settings.chunk_timeout,
+        total=settings.request_timeout,
+    )
+    engine = EngineClient(settings.engine, engine_token, gateway_id, timeouts=timeouts)
     ledger = Ledger(metrics)
     auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
     table.on_change.append(auth.forget)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loradock_adapters.rate_limits import NO_LIMITS, RateLimits
 from loradock_adapters.registry import Actor, KeyTable
 from loradock_adapters.registry.keys import ADMIN, INFERENCE
 from loradock_server.gateway.errors import InvalidKey, MissingScope
@@ -28,6 +29,7 @@ class Caller:
     id: str
     name: str
     scopes: frozenset[str]
+    limits: RateLimits = NO_LIMITS
 
     def actor(self, origin: str) -> Actor:
         """This caller as the registry's audit names it; `origin` is the address the request came from."""

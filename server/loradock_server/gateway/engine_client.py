@@ -18,9 +18,15 @@ from typing import Any
 import aiohttp
 
 from loradock_server import wire
-from loradock_server.gateway.errors import EngineRefused, EngineTimeout, EngineUnavailable, ShuttingDown
+from loradock_server.gateway.engine_answer import EngineAnswer, Stage, Timeouts
+from loradock_server.gateway.errors import (
+    EngineGarbled,
+    EngineRefused,
+    EngineTimeout,
+    EngineUnavailable,
+    ShuttingDown,
+)
 
-CONNECT_SECONDS = 5.0
 STATE_SECONDS = 2.0
 METRICS_SECONDS = 1.0
 UNLOAD_SECONDS = 30.0
@@ -44,12 +50,12 @@ class EngineClient:
     it (`gone`); else an answer broke off in its middle, which may be that one request's fault.
     """
 
-    def __init__(self, address: str, token: str, gateway_id: str, *, request_timeout: float) -> None:
+    def __init__(self, address: str, token: str, gateway_id: str, *, timeouts: Timeouts) -> None:
         self.address = address
         self._path, self._base = _parse(address)
         self._headers = {wire.TOKEN: token, wire.GATEWAY: gateway_id}
         self._gateway_id = gateway_id
-        self._request_timeout = request_timeout
+        self._timeouts = timeouts
         self._session: aiohttp.ClientSession | None = None
         self._answering: set[asyncio.Task[Any]] = set()
         self._is_cut = False
@@ -70,7 +76,7 @@ class EngineClient:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_READ_BUFFER_BYTES,
-            timeout=aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=self._timeouts.total, sock_connect=self._timeouts.connect),
             trace_configs=[traces],
         )
         return self
@@ -87,32 +93,52 @@ class EngineClient:
             task.cancel()
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], *, stream: bool
+    ) -> AsyncIterator[EngineAnswer]:
         """An inference request; leaving the block early aborts it in the engine.
 
-        Errors inside the block that come from the line are translated like those of the request itself.
+        Errors inside the block that come from the line are translated like those of the request itself. Only a `stream`
+        must begin within the timeout for that: any other answer begins when it is finished.
         """
-        with self._translated(), self._cuttable(), self._reported():
-            response = await self._send(path, body, headers)
+        line = _Translated(self._timeouts)
+        with line, self._cuttable(), self._reported():
+            response = await self._send(path, body, headers, self._timeouts.first_byte if stream else None)
+            line.answer = answer = EngineAnswer(response, self._timeouts)
             try:
-                yield response
+                yield answer
             finally:
                 response.close()  # no effect once the whole answer was read
 
-    async def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _send(
+        self, path: str, body: bytes, headers: Mapping[str, str], first_byte: float | None
+    ) -> aiohttp.ClientResponse:
         session = self._require_session()
-        url = self._base + path
+        timeout = aiohttp.ClientTimeout(
+            total=self._timeouts.total, sock_connect=self._timeouts.connect, sock_read=first_byte
+        )
+
+        async def attempt(trace: SimpleNamespace) -> aiohttp.ClientResponse:
+            return await session.post(
+                self._base + path,
+                data=_payload(body),
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                trace_request_ctx=trace,
+            )
+
         first = SimpleNamespace(reused=False)
         started = time.monotonic()
         try:
-            return await session.post(url, data=_payload(body), headers=headers, trace_request_ctx=first)
+            return await attempt(first)
+        except aiohttp.ClientConnectorError:
+            pass  # no byte was sent
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # Once more only if this was a pooled connection that the engine had closed before it read anything.
             if not first.reused or time.monotonic() - started > _STALE_SECONDS:
                 raise
-        return await session.post(
-            url, data=_payload(body), headers=headers, trace_request_ctx=SimpleNamespace(reused=False)
-        )
+        return await attempt(SimpleNamespace(reused=False))
 
     async def state(self) -> dict[str, Any]:
         """The engine's `/internal/state`. Raises EngineUnavailable, EngineTimeout."""
@@ -141,7 +167,7 @@ class EngineClient:
         """The engine's verdict on an adapter. Raises EngineUnavailable, EngineTimeout, and EngineRefused when it says
         why it gives none.
         """
-        with self._translated():
+        with _Translated(self._timeouts, PROBE_SECONDS):
             async with self._require_session().post(
                 self._base + wire.PROBE,
                 json={"id": adapter_id, "digest": digest, "signature": signature},
@@ -156,7 +182,7 @@ class EngineClient:
 
     async def metrics(self) -> bytes:
         """The engine's metrics page. Raises EngineUnavailable, EngineTimeout."""
-        with self._translated():
+        with _Translated(self._timeouts, METRICS_SECONDS):
             async with self._require_session().get(
                 self._base + wire.METRICS, timeout=aiohttp.ClientTimeout(total=METRICS_SECONDS)
             ) as response:
@@ -166,8 +192,8 @@ class EngineClient:
     @asynccontextmanager
     async def usage(self, after: int) -> AsyncIterator[tuple[str | None, AsyncIterator[bytes]]]:
         """The feed of usage records from sequence number `after` on: the engine process's id, and JSON lines."""
-        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=USAGE_SILENCE_SECONDS)
-        with self._translated():
+        timeout = aiohttp.ClientTimeout(sock_connect=self._timeouts.connect, sock_read=USAGE_SILENCE_SECONDS)
+        with _Translated(self._timeouts):
             response = await self._require_session().get(
                 self._base + wire.USAGE,
                 params={"gateway": self._gateway_id, "after": str(after)},
@@ -180,7 +206,7 @@ class EngineClient:
                 response.close()
 
     async def _json(self, method: str, path: str, seconds: float, body: Any = None) -> Any:
-        with self._translated():
+        with _Translated(self._timeouts, seconds):
             async with self._require_session().request(
                 method, self._base + path, json=body, timeout=aiohttp.ClientTimeout(total=seconds)
             ) as response:
@@ -211,7 +237,8 @@ class EngineClient:
             yield
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             for told in self.on_failure:
-                told(_in_words(error), isinstance(error, aiohttp.ClientConnectionError))
+                gone = isinstance(error, aiohttp.ClientConnectionError) and not _is_slow(error)
+                told(_in_words(error), gone)
             raise
 
     def _require_session(self) -> aiohttp.ClientSession:
@@ -219,25 +246,59 @@ class EngineClient:
             raise EngineUnavailable("the gateway's line to the engine is closed")
         return self._session
 
-    def _translated(self) -> _Translated:
-        return _Translated()
-
 
 class _Translated:
-    """Turns aiohttp's exceptions into ours."""
+    """Turns aiohttp's exceptions into ours; `total` where it is not that of a request."""
+
+    def __init__(self, timeouts: Timeouts, total: float | None = None) -> None:
+        self._timeouts = timeouts
+        self._total = total
+        self.answer: EngineAnswer | None = None
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
-            raise EngineTimeout(
-                "the engine did not finish in time (LORADOCK_REQUEST_TIMEOUT); ask for fewer tokens"
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            raise EngineUnavailable(
+                f"the engine took no connection within {self._timeouts.connect:g} s (LORADOCK_CONNECT_TIMEOUT); "
+                "try again shortly"
             ) from error
+        if isinstance(error, TimeoutError):
+            raise EngineTimeout(self._late(error)) from error
         if isinstance(error, aiohttp.ClientResponseError) and error.status == 401:
             raise EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)") from error
-        if isinstance(error, (aiohttp.ClientError, json.JSONDecodeError)):
+        if isinstance(error, (aiohttp.ClientResponseError, json.JSONDecodeError, UnicodeDecodeError)):
+            raise EngineGarbled(
+                f"what answers at the engine's address cannot be understood ({type(error).__name__}); "
+                "is it a LoRADock engine?"
+            ) from error
+        if isinstance(error, aiohttp.ClientError):
             raise EngineUnavailable(_in_words(error)) from error
+
+    def _late(self, error: TimeoutError) -> str:
+        times = self._timeouts
+        if self._total is not None:
+            return f"the engine did not answer within {self._total:g} s"
+        if not _is_slow(error):
+            return (
+                f"the engine did not finish in time: {times.total:g} s for a request (LORADOCK_REQUEST_TIMEOUT); "
+                "ask for fewer tokens"
+            )
+        if self.answer is not None and self.answer.stage is Stage.CHUNK:
+            return (
+                f"the engine stopped within the stream: nothing for {times.chunk:g} s (LORADOCK_CHUNK_TIMEOUT); "
+                "send the request again"
+            )
+        return (
+            f"the engine did not begin in time: no first event for {times.first_byte:g} s "
+            "(LORADOCK_FIRST_BYTE_TIMEOUT); it has much to do, or the prompt is long: try again later"
+        )
+
+
+def _is_slow(error: BaseException) -> bool:
+    """Whether it is the pause before the next byte that was too long."""
+    return isinstance(error, aiohttp.SocketTimeoutError)
 
 
 def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused | EngineUnavailable:
