@@ -17,6 +17,7 @@ from loradock_adapters.registry.operations import Begun, Claim, Operation, Opera
 from loradock_adapters.registry.registry import Registry
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
+from loradock_adapters.registry.usage import UsageLedger
 from loradock_adapters.registry.versions import Staged
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Split",
     "Staged",
     "Together",
+    "UsageLedger",
     "VersionFacts",
     "VersionRecord",
     "VersionState",

@@ -255,3 +255,34 @@ class LimitDayRow(Table):
     subject: Mapped[str] = mapped_column(primary_key=True)
     day: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageRow(Table):
+    """Sums of one hour (counted from 1970, UTC); the base model is the adapter `base` with version 0. No foreign keys:
+    what was used stays, whatever becomes of key and adapter.
+    """
+
+    __tablename__ = "usage"
+
+    hour: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(255), primary_key=True)
+    adapter: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    errors: Mapped[int] = mapped_column(BigInteger)
+    aborted: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsagePositionRow(Table):
+    """How far what a gateway read of the engine's feed is in the sums; written with them."""
+
+    __tablename__ = "usage_positions"
+
+    gateway: Mapped[str] = mapped_column(String(64), primary_key=True)
+    generation: Mapped[str] = mapped_column(String(64))
+    seq: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[datetime]
