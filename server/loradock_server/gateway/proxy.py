@@ -114,7 +114,6 @@ class InferenceRoute:
         )
         self._services.ledger.begin(exchange)
         headers = {
-            "content-type": "application/json",
             wire.REQUEST_ID: exchange.request_id,
             wire.KEY: wire.encoded(exchange.caller),
             wire.TENANT: wire.encoded(exchange.tenant),
