@@ -5,6 +5,7 @@ It knows bytes, not what they mean; `engine_client` opens it and turns what goes
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,8 @@ from loradock_server.gateway.errors import EngineGarbled
 # Far above what a model says in one go, logprobs and embeddings included: what is longer has no end.
 MAX_WHOLE_BYTES = 256 << 20
 MAX_EVENT_BYTES = 64 << 20
+_LOOK_SECONDS = 1.0
+_WHITE = b" \t\r\n"
 _KINDS = ("application/json", "text/event-stream")
 
 
@@ -48,8 +51,20 @@ class EngineAnswer:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.stage = Stage.FIRST_BYTE
-        self._response = response
+        self._content = response.content
+        # None once everything is here.
+        self._line = response.connection.protocol if response.connection is not None else None
         self._timeouts = timeouts
+        self._watch: asyncio.TimerHandle | None = None
+        if self._line is not None:
+            self._look_again()
+
+    def close(self) -> None:
+        """The answer is over for whoever held it."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        self._line = None
 
     @property
     def is_stream(self) -> bool:
@@ -74,6 +89,16 @@ class EngineAnswer:
             _require(size, MAX_WHOLE_BYTES, "an answer")
         return b"".join(parts)
 
+    async def whole_object(self) -> bytes:
+        """Everything, which looks like one JSON object from both ends: what lies between is not read.
+
+        Raises EngineGarbled.
+        """
+        body = await self.whole()
+        if not (body.startswith(b"{") and body.rstrip(_WHITE).endswith(b"}")):
+            raise EngineGarbled(f"the engine's answer of {len(body)} bytes is not one JSON object, or not all of it")
+        return body
+
     async def first_event(self) -> bytes:
         """Bytes up to at least the end of the first event (or of the stream).
 
@@ -91,14 +116,25 @@ class EngineAnswer:
 
     async def more(self) -> bytes:
         """What came since; empty at the end."""
-        return await self._response.content.readany()
+        return await self._content.readany()
 
     def _expect_chunks(self) -> None:
         self.stage = Stage.CHUNK
-        connection = self._response.connection  # None once everything is here
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = self._timeouts.chunk
-            connection.protocol.start_timeout()
+        if self._line is not None and not self._content.is_eof():
+            self._line.read_timeout = self._timeouts.chunk
+            self._line.start_timeout()
+
+    def _look_again(self) -> None:
+        self._watch = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        # aiohttp 3.14 closes a line on which the chunks turn to nonsense and lets whoever reads them wait for ever.
+        if self._line is None or self._content.is_eof():
+            return
+        if self._line.is_connected():
+            self._look_again()
+        elif self._content.exception() is None:
+            self._content.set_exception(aiohttp.ClientPayloadError("the line was closed within the answer"))
 
 
 def _require(size: int, limit: int, what: str) -> None:

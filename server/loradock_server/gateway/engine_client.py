@@ -108,6 +108,7 @@ class EngineClient:
             try:
                 yield answer
             finally:
+                answer.close()
                 response.close()  # no effect once the whole answer was read
 
     async def _send(
@@ -305,7 +306,7 @@ def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused 
     """The exception for an error that the engine answered with."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     error = value.get("error", value) if isinstance(value, Mapping) else None
     if not isinstance(error, Mapping):
@@ -314,7 +315,10 @@ def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused 
         error = {"message": f"the engine refused the request: {json.dumps(error['detail'])}"}
     if status == 401:
         return EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)")
-    return EngineRefused(status, error, retry_after)
+    if status > 599:
+        return EngineGarbled(f"the engine answered with status {status}; is it a LoRADock engine?")
+    usable = retry_after is not None and retry_after.isascii() and retry_after.isdecimal()
+    return EngineRefused(status, error, retry_after if usable else None)
 
 
 def _in_words(error: Exception) -> str:
