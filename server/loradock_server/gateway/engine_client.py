@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from loradock_server import wire
 from loradock_server.gateway.engine_answer import EngineAnswer, Stage, Timeouts
@@ -34,6 +35,7 @@ PINS_SECONDS = 5.0
 PROBE_SECONDS = 60.0  # loads the adapter and waits for its turn like a request
 USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
 
+_STATEMENT_BYTES = 64 << 20
 # Shorter than the engine's own (vLLM: 5 s), so that mostly we are the side that closes an idle connection.
 _KEEP_ALIVE_SECONDS = 3.0
 _READ_BUFFER_BYTES = 1 << 18
@@ -175,8 +177,8 @@ class EngineClient:
                 timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS),
             ) as response:
                 if response.status >= 400:
-                    raise refusal(response.status, await response.read(), response.headers.get("retry-after"))
-                verdict = await response.json(content_type=None)
+                    raise refusal(response.status, await _whole(response), response.headers.get("retry-after"))
+                verdict = json.loads(await _whole(response))
         if not isinstance(verdict, dict):
             raise EngineUnavailable(f"the engine's verdict is {type(verdict).__name__}, not an object")
         return verdict
@@ -188,7 +190,7 @@ class EngineClient:
                 self._base + wire.METRICS, timeout=aiohttp.ClientTimeout(total=METRICS_SECONDS)
             ) as response:
                 response.raise_for_status()
-                return await response.read()
+                return await _whole(response)
 
     @asynccontextmanager
     async def usage(self, after: int) -> AsyncIterator[tuple[str | None, AsyncIterator[bytes]]]:
@@ -212,7 +214,7 @@ class EngineClient:
                 method, self._base + path, json=body, timeout=aiohttp.ClientTimeout(total=seconds)
             ) as response:
                 response.raise_for_status()
-                return await response.json(content_type=None)
+                return json.loads(await _whole(response))
 
     @contextmanager
     def _cuttable(self) -> Iterator[None]:
@@ -249,7 +251,7 @@ class EngineClient:
 
 
 class _Translated:
-    """Turns aiohttp's exceptions into ours; `total` where it is not that of a request."""
+    """Turns aiohttp's exceptions into ours. `total` is for what the engine says of itself: then JSON's too."""
 
     def __init__(self, timeouts: Timeouts, total: float | None = None) -> None:
         self._timeouts = timeouts
@@ -269,7 +271,9 @@ class _Translated:
             raise EngineTimeout(self._late(error)) from error
         if isinstance(error, aiohttp.ClientResponseError) and error.status == 401:
             raise EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)") from error
-        if isinstance(error, (aiohttp.ClientResponseError, json.JSONDecodeError, UnicodeDecodeError)):
+        if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)) or (
+            self._total is not None and isinstance(error, (ValueError, RecursionError))  # no JSON
+        ):
             raise EngineGarbled(
                 f"what answers at the engine's address cannot be understood ({type(error).__name__}); "
                 "is it a LoRADock engine?"
@@ -300,6 +304,18 @@ class _Translated:
 def _is_slow(error: BaseException) -> bool:
     """Whether it is the pause before the next byte that was too long."""
     return isinstance(error, aiohttp.SocketTimeoutError)
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """What the engine says of itself. Raises EngineGarbled when that has no end."""
+    parts: list[bytes] = []
+    size = 0
+    while part := await response.content.readany():
+        parts.append(part)
+        size += len(part)
+        if size > _STATEMENT_BYTES:
+            raise EngineGarbled(f"the engine says more than {_STATEMENT_BYTES} bytes of itself")
+    return b"".join(parts)
 
 
 def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused | EngineUnavailable:
