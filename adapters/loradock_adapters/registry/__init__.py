@@ -12,10 +12,12 @@ from loradock_adapters.registry.catalogue import (
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.evaluations import EvaluationRecord, Gate
 from loradock_adapters.registry.keys import SCOPES, KeyRecord, KeyTable
+from loradock_adapters.registry.limit_counters import BucketTaken, DayTaken, LimitTable, Running, Together
 from loradock_adapters.registry.operations import Begun, Claim, Operation, OperationState, OperationTable, Sign
 from loradock_adapters.registry.registry import Registry
 from loradock_adapters.registry.splits import Split
 from loradock_adapters.registry.states import VersionState
+from loradock_adapters.registry.usage import UsageLedger
 from loradock_adapters.registry.versions import Staged
 
 __all__ = [
@@ -26,21 +28,27 @@ __all__ = [
     "AliasRecord",
     "AuditEvent",
     "Begun",
+    "BucketTaken",
     "Catalogue",
     "Claim",
+    "DayTaken",
     "EvaluationRecord",
     "Gate",
     "IfMatch",
     "KeyRecord",
     "KeyTable",
+    "LimitTable",
     "Operation",
     "OperationState",
     "OperationTable",
     "Registry",
     "Route",
+    "Running",
     "Sign",
     "Split",
     "Staged",
+    "Together",
+    "UsageLedger",
     "VersionFacts",
     "VersionRecord",
     "VersionState",

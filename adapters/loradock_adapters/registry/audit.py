@@ -54,6 +54,7 @@ class Action(StrEnum):
     STORE_COLLECTED = "store.collected"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
+    USAGE_PRUNED = "usage.pruned"
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,12 @@ class InferenceRoute:
             self._services.tracer, self._services.table.base_name, body, content=self._services.settings.record_content
         )
         self._services.ledger.begin(exchange)
-        headers = {"content-type": "application/json", wire.REQUEST_ID: exchange.request_id}
+        headers = {
+            "content-type": "application/json",
+            wire.REQUEST_ID: exchange.request_id,
+            wire.KEY: wire.encoded(exchange.caller),
+            wire.TENANT: wire.encoded(exchange.tenant),
+        }
         if target.ref is not None and target.digest is not None:
             headers[wire.ADAPTER] = target.ref.id
             headers[wire.DIGEST] = target.digest

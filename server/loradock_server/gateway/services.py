@@ -21,6 +21,7 @@ from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.table import RoutingTable
 from loradock_server.gateway.usage import UsageFollower
+from loradock_server.gateway.usage_book import UsageBook
 from loradock_server.gateway.watch import EngineWatch
 from loradock_server.settings import Settings
 from loradock_server.telemetry.metrics import GatewayMetrics
@@ -39,6 +40,7 @@ class Services:
     concurrency: Concurrency
     ledger: Ledger
     usage: UsageFollower
+    book: UsageBook
     auth: Authenticator
     registrar: Registrar
     drain: Drain
