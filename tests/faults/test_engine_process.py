@@ -14,27 +14,12 @@ from tests.faults.test_engine_line import ask
 from tests.faults.world import Engine, Gateway, eventually
 
 STATE = {"ready": True, "generation": "g", "base": {"name": "x", "digest": ""}, "max_model_len": 512}
+# test_watch.py has more, which the gateway's reading of a state alone decides.
 LIES: tuple[str, ...] = (
-    "",
     "no",
-    "[]",
-    "null",
     "[" * 100_000,
-    '{"ready": 1e999}',
-    '{"ready": "\\ud800"}',
-    json.dumps(STATE | {"restarts": 1e300}),
-    json.dumps(STATE | {"restarts": [1]}),
     '{"ready": true, "restarts": 1e999}',
-    json.dumps(STATE | {"restarts": 10**30}),
-    json.dumps(STATE | {"adapters": 5}),
-    json.dumps(STATE | {"adapters": [None]}),
-    json.dumps(STATE | {"adapters": [{"id": {}}]}),
     json.dumps(STATE | {"adapters": [{"id": "a@1", "last_used": 1e300}]}),
-    json.dumps(STATE | {"adapters": [{"id": "a@1", "bytes": "many"}]}),
-    json.dumps(STATE | {"pins": {"a@1": "x"}}),
-    json.dumps(STATE | {"base": "tiny"}),
-    json.dumps(STATE | {"memory": [1, 2]}),
-    json.dumps(STATE | {"max_model_len": {}}),
 )
 USAGE_LIES: tuple[str, ...] = (
     "no\n",
@@ -123,9 +108,8 @@ def test_whatever_the_engine_says_of_itself_the_gateway_goes_on_looking_and_admi
     with gateway.http() as http:
         for lie in LIES:
             engine.order(state=lie)
-            if lie != "":  # which its process takes for none
-                eventually(lambda: not gateway.ready())
-                assert http.get("/readyz").json()["reason"]
+            eventually(lambda: not gateway.ready())
+            assert http.get("/readyz").json()["reason"]
             assert http.get("/admin/adapters").status_code == 200
             assert http.get("/v1/models").status_code == 200
             engine.order(state=None)
