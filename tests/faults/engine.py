@@ -188,6 +188,13 @@ async def has_headers_without_end(line: Line) -> None:
     await line.silence()
 
 
+async def has_one_header_that_never_ends(line: Line) -> None:
+    await line.send(OK + b"x-filler: ")
+    while True:
+        await line.send(b"x" * 50_000)
+        await asyncio.sleep(0.02)
+
+
 async def has_too_many_headers(line: Line) -> None:
     await line.send(OK + b"".join(b"x-filler-%d: x\r\n" % number for number in range(20_000)) + b"\r\n{}")
 

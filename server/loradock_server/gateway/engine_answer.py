@@ -5,19 +5,16 @@ It knows bytes, not what they mean; `engine_client` opens it and turns what goes
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-import aiohttp
-
+from loradock_server.gateway.engine_line import Reply
 from loradock_server.gateway.errors import EngineGarbled
 
 # Far above what a model says in one go, logprobs and embeddings included: what is longer has no end.
 MAX_WHOLE_BYTES = 256 << 20
 MAX_EVENT_BYTES = 64 << 20
-_LOOK_SECONDS = 1.0
 _WHITE = b" \t\r\n"
 _KINDS = ("application/json", "text/event-stream")
 
@@ -47,24 +44,12 @@ class EngineAnswer:
     Reads raise what the line raises; whoever holds `EngineClient.post` open sees it translated.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts) -> None:
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+    def __init__(self, reply: Reply, timeouts: Timeouts) -> None:
+        self.status = reply.status
+        self.headers: Mapping[str, str] = reply.headers
         self.stage = Stage.FIRST_BYTE
-        self._content = response.content
-        # None once everything is here.
-        self._line = response.connection.protocol if response.connection is not None else None
+        self._reply = reply
         self._timeouts = timeouts
-        self._watch: asyncio.TimerHandle | None = None
-        if self._line is not None:
-            self._look_again()
-
-    def close(self) -> None:
-        """The answer is over for whoever held it."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        self._line = None
 
     @property
     def is_stream(self) -> bool:
@@ -116,25 +101,11 @@ class EngineAnswer:
 
     async def more(self) -> bytes:
         """What came since; empty at the end."""
-        return await self._content.readany()
+        return await self._reply.read()
 
     def _expect_chunks(self) -> None:
         self.stage = Stage.CHUNK
-        if self._line is not None and not self._content.is_eof():
-            self._line.read_timeout = self._timeouts.chunk
-            self._line.start_timeout()
-
-    def _look_again(self) -> None:
-        self._watch = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
-
-    def _look(self) -> None:
-        # aiohttp 3.14 closes a line on which the chunks turn to nonsense and lets whoever reads them wait for ever.
-        if self._line is None or self._content.is_eof():
-            return
-        if self._line.is_connected():
-            self._look_again()
-        elif self._content.exception() is None:
-            self._content.set_exception(aiohttp.ClientPayloadError("the line was closed within the answer"))
+        self._reply.limit_pause(self._timeouts.chunk)
 
 
 def _require(size: int, limit: int, what: str) -> None:
