@@ -12,8 +12,7 @@ import msgspec
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-# Every key of an object ends so. Within a string it can only be there behind a backslash, so this counts too many
-# keys at worst, never too few.
+# Every key of an object ends so. Text can look like it, so this counts too many keys at worst, never too few.
 _KEYS = re.compile(rb'"[ \t\r\n]*:')
 
 

@@ -22,6 +22,14 @@ _VALUES = st.recursive(
 )
 
 
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for key, part in value.items() for text in (key, *_texts(part))]
+    return [text for part in value for text in _texts(part)] if isinstance(value, list) else []
+
+
 @given(st.dictionaries(st.text(max_size=5), _VALUES, max_size=5), st.booleans())
 def test_it_reads_and_writes_every_object_exactly(value: dict[str, Any], spaced: bool) -> None:
     try:
@@ -29,8 +37,8 @@ def test_it_reads_and_writes_every_object_exactly(value: dict[str, Any], spaced:
     except UnicodeEncodeError:
         return
     found = fast_json.decode_object(text)
-    if found is None:  # a quote and a colon within a string look like a key
-        assert b'\\"' in text
+    if found is None:  # text with a quote and a colon, or that begins with a colon, looks like one key more
+        assert '"' in repr(value) or ":" in "".join(_texts(value))
         found = parse_object(text)
     assert repr(found) == repr(value)
     assert repr(json.loads(fast_json.encode(found))) == repr(value)
