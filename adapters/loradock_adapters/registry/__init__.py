@@ -11,7 +11,8 @@ from loradock_adapters.registry.catalogue import (
 )
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.evaluations import EvaluationRecord, Gate
-from loradock_adapters.registry.keys import SCOPES, KeyRecord, KeyTable
+from loradock_adapters.registry.key_ring import Held, KeyRecord, KeyRing
+from loradock_adapters.registry.keys import KeyTable
 from loradock_adapters.registry.operations import Begun, Claim, Operation, OperationState, OperationTable, Sign
 from loradock_adapters.registry.registry import Registry
 from loradock_adapters.registry.splits import Split
@@ -19,7 +20,6 @@ from loradock_adapters.registry.states import VersionState
 from loradock_adapters.registry.versions import Staged
 
 __all__ = [
-    "SCOPES",
     "Action",
     "Actor",
     "AdapterRecord",
@@ -30,8 +30,10 @@ __all__ = [
     "Claim",
     "EvaluationRecord",
     "Gate",
+    "Held",
     "IfMatch",
     "KeyRecord",
+    "KeyRing",
     "KeyTable",
     "Operation",
     "OperationState",

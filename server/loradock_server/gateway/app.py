@@ -55,6 +55,7 @@ from loradock_server.gateway.errors import (
     http_error,
 )
 from loradock_server.gateway.exchange import OPERATIONS
+from loradock_server.gateway.key_uses import KeyUses
 from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
@@ -149,8 +150,9 @@ def _build(
     gateway_id = uuid.uuid4().hex
     engine = EngineClient(settings.engine, engine_token, gateway_id, request_timeout=settings.request_timeout)
     ledger = Ledger(metrics)
-    auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
-    table.on_change.append(auth.forget)
+    key_uses = KeyUses(registry.keys)
+    auth = Authenticator(registry.keys, key_uses, open_inference=settings.open_inference, local_key=local_key)
+    table.read_along.append(auth.refresh)
     limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
@@ -168,6 +170,7 @@ def _build(
         ledger=ledger,
         usage=UsageFollower(engine, ledger.record),
         auth=auth,
+        key_uses=key_uses,
         registrar=Registrar(
             registry,
             store,
@@ -190,13 +193,21 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with services.engine:
             await services.table.refresh()
-            for part in (services.table, services.watch, services.pins, services.usage, services.operations):
+            for part in (
+                services.table,
+                services.watch,
+                services.pins,
+                services.usage,
+                services.operations,
+                services.key_uses,
+            ):
                 services.background.start(part.follow())
             try:
                 yield
                 await services.ledger.settled()
             finally:
                 await services.background.stop()
+                await services.key_uses.flush()
 
     return lifespan
 

@@ -26,7 +26,7 @@ from loradock_server.gateway.asgi import (
     read_body,
     send_answer,
 )
-from loradock_server.gateway.auth import ANONYMOUS, Caller
+from loradock_server.gateway.caller import ANONYMOUS, Caller
 from loradock_server.gateway.defaults import apply_settings
 from loradock_server.gateway.engine_client import refusal
 from loradock_server.gateway.errors import (
