@@ -14,6 +14,7 @@ from loradock_server.gateway import errors
 from loradock_server.gateway.admin_keys import Rotation
 from loradock_server.gateway.openapi.operation import ETAG, JSON, MERGE_PATCH, Answer, Operation
 
+_NULL = {"type": "null"}
 _WORDS = r"^[^\x00-\x1f\x7f]*$"
 
 
@@ -69,8 +70,10 @@ class KeyList(BaseModel):
 def _properties() -> dict[str, Any]:
     found: dict[str, Any] = KeySettings.model_json_schema()["properties"]
     found["name"] = {**found["name"], "pattern": _WORDS}
+    found["scopes"] = {"anyOf": [found["scopes"], _NULL]}
+    found["limits"] = {"anyOf": [TypeAdapter(LimitsSchema).json_schema(), _NULL]}
     found[EXPIRES_IN] = {
-        "type": "integer",
+        "type": ["integer", "null"],
         "minimum": 1,
         "maximum": int(MAX_LIFE.total_seconds()),
         "description": "seconds from now, instead of expires_at",
@@ -79,7 +82,6 @@ def _properties() -> dict[str, Any]:
 
 
 _SAID = _properties()
-_NULL = {"type": "null"}
 _NEW: dict[str, Any] = {
     "type": "object",
     "required": ["name"],
@@ -90,11 +92,7 @@ _NEW: dict[str, Any] = {
 _PATCH: dict[str, Any] = {
     "type": "object",
     "description": "A JSON merge patch (RFC 7396): null takes something back, what is left out stays.",
-    "properties": {
-        **_SAID,
-        "scopes": {"anyOf": [_SAID["scopes"], _NULL]},
-        "limits": {"anyOf": [TypeAdapter(LimitsSchema).json_schema(), _NULL]},
-    },
+    "properties": _SAID,
     "additionalProperties": False,
     "examples": [{"expires_in": 2592000, "tenant": None}],
 }
