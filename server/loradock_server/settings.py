@@ -116,7 +116,13 @@ class Settings(BaseSettings):
 
     # Requests
     max_body_bytes: int = Field(default=8 << 20, ge=1024, description="largest inference request body")
-    request_timeout: float = Field(default=600.0, gt=0)
+    connect_timeout: float = Field(default=5.0, gt=0, description="seconds for a connection to the engine")
+    first_byte_timeout: float = Field(default=300.0, gt=0, description="seconds until a stream's first event")
+    chunk_timeout: float = Field(default=120.0, gt=0, description="longest pause of the engine within a stream")
+    request_timeout: float = Field(default=600.0, gt=0, description="seconds for one request, all of it")
+    client_timeout: float = Field(
+        default=60.0, gt=0, description="how slowly a client may send its request or take its answer"
+    )
 
     # Telemetry
     metrics_adapter_limit: int = Field(default=200, ge=1, description="adapter label values before 'other'")

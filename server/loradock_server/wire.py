@@ -5,7 +5,9 @@ Below both, so that neither imports the other. It knows no web framework and no 
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import quote, unquote
 
 TOKEN = "x-loradock-token"
 ADAPTER = "x-loradock-adapter"
@@ -16,6 +18,10 @@ GATEWAY = "x-loradock-gateway"
 RESIDENCY = "x-loradock-residency"
 GENERATION = "x-loradock-generation"  # of the usage feed: the engine process whose numbers follow
 REQUEST_ID = "x-request-id"
+KEY = "x-loradock-key"  # the id of the API key, and its tenant: the engine sends both back with what the request cost,
+TENANT = "x-loradock-tenant"  # so that a gateway that was killed meanwhile still knows. Percent-encoded.
+
+_PLAIN = re.compile(r"[A-Za-z0-9._:@-]*")
 
 LIVE = "/livez"
 STATE = "/internal/state"
@@ -24,6 +30,16 @@ UNLOAD = "/internal/unload"
 PINS = "/internal/pins"  # {"pins": [{"id", "digest", "signature"}]}, oldest first: these from now on, and no others
 METRICS = "/internal/metrics"
 PROBE = "/internal/probe"  # {"id", "digest", "signature"}: does it act? Answers {"problem", "effect", "noise"}
+
+
+def encoded(text: str) -> str:
+    """Any text as a header's value; `decoded` reads it."""
+    return text if _PLAIN.fullmatch(text) else quote(text, safe="", errors="replace")
+
+
+def decoded(value: str) -> str:
+    """What `encoded` was given."""
+    return unquote(value)
 
 
 def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> dict[str, Any]:

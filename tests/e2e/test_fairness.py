@@ -39,7 +39,8 @@ def narrow(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 class Heat:
     """Clients that keep the hot adapters busy until `stopped`; knows how long their answers took.
 
-    However fast the machine is, an adapter has no pause: its next answer is asked for when the last one is half there.
+    An adapter has no pause, however fast the machine: its next answer is asked for when a quarter of the last one is
+    there. Only a client that is held up for the rest of it leaves one, which `pauses` counts.
     """
 
     def __init__(self, client: openai.AsyncOpenAI) -> None:
@@ -48,16 +49,17 @@ class Heat:
         self.running = dict.fromkeys(HOT, 0)
         self.answers = dict.fromkeys(HOT, 0)
         self.pauses = 0
+        self.pauses_alone = 0  # of them, those before anybody else asked
         self.longest_seconds = 0.0
 
     async def relay(self, name: str) -> None:
         async with asyncio.TaskGroup() as answers:
             while not self.stopped:
-                half = asyncio.Event()
-                answers.create_task(self._answer(name, half))
-                await half.wait()
+                quarter = asyncio.Event()
+                answers.create_task(self._answer(name, quarter))
+                await quarter.wait()
 
-    async def _answer(self, name: str, half: asyncio.Event) -> None:
+    async def _answer(self, name: str, quarter: asyncio.Event) -> None:
         began = None
         usage = {"include_usage": True, "continuous_usage_stats": True}
         async for chunk in await self._client.completions.create(
@@ -70,8 +72,8 @@ class Heat:
             if began is None:
                 began = time.monotonic()
                 self.running[name] += 1
-            if chunk.usage is not None and chunk.usage.completion_tokens >= TOKENS // 2:
-                half.set()
+            if chunk.usage is not None and chunk.usage.completion_tokens >= TOKENS // 4:
+                quarter.set()
         assert began is not None
         self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
         self.running[name] -= 1
@@ -88,33 +90,41 @@ async def lonely(client: openai.AsyncOpenAI) -> float:
     raise AssertionError("no answer")
 
 
-def test_a_lonely_request_beside_a_hot_set_is_answered_within_the_bound(narrow: Server) -> None:
-    async def main() -> None:
-        async with narrow.async_client(timeout=120) as client:
-            await lonely(client)  # from here on it is resident, and the engine is warm
-            heat = Heat(client)
-            streams = [asyncio.create_task(heat.relay(name)) for name in HOT]
-            while min(heat.answers.values()) < 3:
+async def one_try(narrow: Server) -> tuple[Heat, list[float]]:
+    """Three lonely requests beside the hot set: its heat, and the seconds that each of them waited."""
+    async with narrow.async_client(timeout=120) as client:
+        await lonely(client)  # from here on it is resident, and the engine is warm
+        heat = Heat(client)
+        streams = [asyncio.create_task(heat.relay(name)) for name in HOT]
+        while min(heat.answers.values()) < 3:
+            await asyncio.sleep(0.1)
+        heat.pauses_alone = heat.pauses
+        waits = []
+        for _ in range(3):
+            waits.append(await lonely(client))
+            seen = dict(heat.answers)
+            while any(heat.answers[name] < seen[name] + 2 for name in HOT):
                 await asyncio.sleep(0.1)
-            pauses = heat.pauses
-            waits = []
-            for _ in range(3):
-                waits.append(await lonely(client))
-                seen = dict(heat.answers)
-                while any(heat.answers[name] < seen[name] + 2 for name in HOT):
-                    await asyncio.sleep(0.1)
-            heat.stopped = True
-            await asyncio.gather(*streams)
-        assert pauses == 0, "the hot set left a pause by itself: this run shows nothing"
-        assert max(waits) > QUANTUM_SECONDS / 10
+        heat.stopped = True
+        await asyncio.gather(*streams)
+        return heat, waits
+
+
+def test_a_lonely_request_beside_a_hot_set_is_answered_within_the_bound(narrow: Server) -> None:
+    asked = 0
+    for _ in range(3):
+        heat, waits = asyncio.run(one_try(narrow))
+        asked += 1 + len(waits)
         # One second for the way through the gateway and the prompt, on a machine that others use too.
         bound = QUANTUM_SECONDS + heat.longest_seconds + TICK_SECONDS + 1
         assert max(waits) <= bound, (waits, heat.longest_seconds)
-
-    asyncio.run(main())
+        if heat.pauses_alone == 0:
+            break
+    assert heat.pauses_alone == 0, "the hot set left pauses by itself, each time: this run shows nothing"
+    assert max(waits) > QUANTUM_SECONDS / 10
     # Its waiting was counted as queueing.
     assert narrow.metric("loradock_queue_seconds_sum", adapter="lonely") > 0.1
-    assert narrow.metric("loradock_queue_seconds_count", adapter="lonely") == 4
+    assert narrow.metric("loradock_queue_seconds_count", adapter="lonely") == asked
 
 
 def test_a_line_that_is_full_answers_429_with_the_time_to_come_back(narrow: Server) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ class FakeEngine:
     probed: list[str] = field(default_factory=list)
     probe_orders: list[dict[str, Any]] = field(default_factory=list)
     probe_gate: Gate | None = None
+    clock: Callable[[], float] = time.time
     verdict: tuple[int, dict[str, Any]] = (200, {"problem": None, "effect": 0.5, "noise": 0.0})
     _script: deque[Reply] = field(default_factory=deque)
     _feed: UsageFeed = field(default_factory=UsageFeed)
@@ -262,6 +264,10 @@ class FakeEngine:
                 "queue_seconds": 0.001,
                 "time_to_first_token_seconds": 0.123,
                 "residency": reply.residency,
+                "ended_at": self.clock(),
+                "key": headers.get(wire.KEY, ""),
+                "tenant": headers.get(wire.TENANT, ""),
+                "status": reply.status,
             },
         )
 

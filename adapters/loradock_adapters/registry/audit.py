@@ -56,6 +56,7 @@ class Action(StrEnum):
     KEY_CHANGED = "key.changed"
     KEY_ROTATED = "key.rotated"
     KEY_REVOKED = "key.revoked"
+    USAGE_PRUNED = "usage.pruned"
 
 
 @dataclass(frozen=True, slots=True)

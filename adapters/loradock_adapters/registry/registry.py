@@ -25,16 +25,19 @@ from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
 from loradock_adapters.registry.evaluations import EvaluationTable
 from loradock_adapters.registry.keys import KeyTable
+from loradock_adapters.registry.limit_counters import LimitTable
 from loradock_adapters.registry.listening import Listener
 from loradock_adapters.registry.operations import OperationTable
 from loradock_adapters.registry.rows import open_adapter, require_adapter, touch
 from loradock_adapters.registry.tables import AdapterRow, StateRow
+from loradock_adapters.registry.usage import UsageLedger
+from loradock_adapters.registry.usage_report import UsageReport
 
 _UNSAID = object()
 
 
 class Registry:
-    """What concerns a name as a whole; `versions`, `aliases`, `keys`, `operations` and `audit` hold the rest.
+    """What concerns a name as a whole; `versions`, `aliases`, `keys` and the others hold the rest.
 
     Every method may raise RegistryError.
     """
@@ -47,6 +50,9 @@ class Registry:
         self.audit = AuditTable(database)
         self.keys = KeyTable(database)
         self.operations = OperationTable(database)
+        self.limits = LimitTable(database)
+        self.usage = UsageLedger(database)
+        self.usage_report = UsageReport(database)
 
     @classmethod
     def open(cls, url: str) -> Registry:

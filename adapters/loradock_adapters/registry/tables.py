@@ -14,6 +14,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -237,3 +238,67 @@ class OldSecretRow(Table):
     secret_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), index=True)
     ends_at: Mapped[datetime]
+
+
+class LimitBucketRow(Table):
+    """What of a bucket's content was left at `at` (seconds since 1970, this database's clock)."""
+
+    __tablename__ = "limit_buckets"
+
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    content: Mapped[float] = mapped_column(Double)
+    per_second: Mapped[float] = mapped_column(Double)
+    at: Mapped[float] = mapped_column(Double)
+
+
+class LimitRunningRow(Table):
+    """Requests that a gateway is answering, to be believed until `until`."""
+
+    __tablename__ = "limit_running"
+
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    gateway: Mapped[str] = mapped_column(String(32), primary_key=True)
+    requests: Mapped[int]
+    until: Mapped[float] = mapped_column(Double)
+
+
+class LimitDayRow(Table):
+    """Tokens charged to a day, counted in days since 1970, UTC."""
+
+    __tablename__ = "limit_days"
+
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageRow(Table):
+    """Sums of one hour (counted from 1970, UTC); the base model is the adapter `base` with version 0. No foreign keys:
+    what was used stays, whatever becomes of key and adapter.
+    """
+
+    __tablename__ = "usage"
+
+    hour: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(255), primary_key=True)
+    adapter: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    errors: Mapped[int] = mapped_column(BigInteger)
+    aborted: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsagePositionRow(Table):
+    """How far what a gateway read of the engine's feed is in the sums; written with them."""
+
+    __tablename__ = "usage_positions"
+
+    gateway: Mapped[str] = mapped_column(String(64), primary_key=True)
+    generation: Mapped[str] = mapped_column(String(64))
+    seq: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[datetime]

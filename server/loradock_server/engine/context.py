@@ -5,6 +5,7 @@ The guard sets it, vLLM's own code runs inside it, and the hooks in `vllm_compat
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,8 +30,9 @@ class Generation:
 class RequestContext:
     """Who asked for what, and how to read each generation's counts at any moment, finished or not.
 
-    `waited`: seconds before the engine got it, so far; `ends`: calls that make sure that a generation has left the
-    engine; `over`: no generation may start any more.
+    `key` and `tenant` are words of the gateway's, which get them back; `status` is what HTTP answered, None as long as
+    nothing was; `waited`: seconds before the engine got it, so far; `ends`: calls that make sure that a generation has
+    left the engine; `over`: no generation may start any more.
     """
 
     request_id: str
@@ -38,6 +40,9 @@ class RequestContext:
     adapter: str | None
     digest: str | None
     residency: str | None = None
+    key: str = ""
+    tenant: str = ""
+    status: int | None = None
     waited: Callable[[], float] | None = None
     generations: list[Callable[[], Generation]] = field(default_factory=list)
     ends: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
@@ -66,6 +71,10 @@ class RequestContext:
         waited = [self.waited()] if self.waited else []
         return {
             "request_id": self.request_id,
+            "ended_at": time.time(),
+            "key": self.key,
+            "tenant": self.tenant,
+            "status": self.status,
             "adapter": self.adapter,
             "digest": self.digest,
             "input_tokens": sum(part.input_tokens for part in parts),

@@ -95,7 +95,14 @@ class Guard:
         if priority not in WEIGHTS:
             await reply_error(send, 400, f"{wire.PRIORITY} is one of {', '.join(WEIGHTS)}", code="bad_priority_header")
             return
-        context = RequestContext(header(scope, wire.REQUEST_ID), header(scope, wire.GATEWAY), adapter, digest)
+        context = RequestContext(
+            header(scope, wire.REQUEST_ID),
+            header(scope, wire.GATEWAY),
+            adapter,
+            digest,
+            key=header(scope, wire.KEY),
+            tenant=header(scope, wire.TENANT),
+        )
         try:
             heard = Listener(receive)
             async with AsyncExitStack() as held:
@@ -107,15 +114,16 @@ class Guard:
                     if adapter is not None and digest is not None:
                         context.residency = await held.enter_async_context(self._residency.lease(adapter, digest))
                 except AdmissionError as error:
+                    context.status = error.status
                     await reply_error(send, error.status, str(error), code=error.code, retry_after=error.retry_after)
                     return
                 except ResidencyError as error:
-                    retry = 1 if error.status == 503 else None
+                    context.status, retry = error.status, 1 if error.status == 503 else None
                     await reply_error(send, error.status, str(error), code=error.code, retry_after=retry)
                     return
                 token = current_request.set(context)
                 try:
-                    await self._app(scope, heard, _Relay(send, self._health, context.residency))
+                    await self._app(scope, heard, _Relay(send, self._health, context))
                 finally:
                     current_request.reset(token)
                     # Before the lease ends: an adapter must not leave while the engine still computes with it.
@@ -146,10 +154,10 @@ class _Relay:
     The gateway turns a broken stream into the error event that clients understand, so that is done in one place.
     """
 
-    def __init__(self, send: Send, health: Health, residency: str | None) -> None:
+    def __init__(self, send: Send, health: Health, context: RequestContext) -> None:
         self._send = send
         self._health = health
-        self._residency = residency
+        self._context = context
         self._start: MutableMapping[str, Any] | None = None
         self._started = False
         self._over = False
@@ -160,6 +168,7 @@ class _Relay:
         if self._health.errored:
             self._over = True
             if not self._started:
+                self._context.status = 503
                 await reply_error(
                     self._send,
                     503,
@@ -170,16 +179,14 @@ class _Relay:
             return
         if message["type"] == "http.response.start":
             # Held back until the first byte of the answer: until then the status can still become a 503.
-            if self._residency:
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (wire.RESIDENCY.encode(), self._residency.encode()),
-                ]
+            if residency := self._context.residency:
+                message["headers"] = [*message.get("headers", []), (wire.RESIDENCY.encode(), residency.encode())]
             self._start = message
             return
         if self._start is not None:
             start, self._start = self._start, None
             self._started = True
+            self._context.status = start["status"]
             await self._send(start)
         await self._send(message)
 

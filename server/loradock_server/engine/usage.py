@@ -10,24 +10,31 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 KEEP_ALIVE_SECONDS = 5.0
+MAX_GATEWAYS = 1000  # whose last number is remembered
 
 
 class UsageFeed:
     """A bounded log of usage records that any number of gateways follow, each seeing only its own.
 
-    `kept` records are remembered for a gateway that reconnects; older ones are gone, which its sequence numbers show.
+    `kept` records of all of them are remembered for a gateway that comes back; older ones are gone. Each record says
+    which one was `before` it for the same gateway, so that one that has gone is noticed.
     """
 
-    def __init__(self, kept: int = 10_000) -> None:
+    def __init__(self, kept: int = 20_000) -> None:
         self._records: deque[dict[str, Any]] = deque(maxlen=kept)
         self._last = 0
+        self._before: dict[str, int] = {}
         self._changed = asyncio.Condition()
         self._closed = False
 
     async def publish(self, gateway: str, record: dict[str, Any]) -> None:
         async with self._changed:
             self._last += 1
-            self._records.append({"seq": self._last, "gateway": gateway, **record})
+            before = self._before.pop(gateway, 0)
+            self._records.append({"seq": self._last, "before": before, "gateway": gateway, **record})
+            self._before[gateway] = self._last
+            if len(self._before) > MAX_GATEWAYS:
+                del self._before[next(iter(self._before))]  # the one that has been silent for longest
             self._changed.notify_all()
 
     async def close(self) -> None:

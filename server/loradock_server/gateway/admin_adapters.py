@@ -180,7 +180,7 @@ async def _source(services: Services, request: Request) -> Source:
         announced = request.headers.get("content-length", "")
         return Upload(
             content_type,
-            Body(request.receive),
+            Body(request.receive, services.settings.client_timeout),
             services.settings.home / "tmp",
             source_limits(services.settings),
             int(announced) if announced.isdecimal() else None,

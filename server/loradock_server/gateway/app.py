@@ -22,6 +22,7 @@ from starlette.routing import Match, Route
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import LoraDockError
 from loradock_adapters.registry import Registry
+from loradock_adapters.registry.usage import Position
 from loradock_adapters.store import Store
 from loradock_server import __version__, wire
 from loradock_server.drain import Drain
@@ -45,6 +46,7 @@ from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
 from loradock_server.gateway.concurrency import Concurrency
+from loradock_server.gateway.engine_answer import Timeouts
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import (
     BadRequest,
@@ -64,7 +66,8 @@ from loradock_server.gateway.proxy import InferenceRoute
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.table import RoutingTable
-from loradock_server.gateway.usage import UsageFollower
+from loradock_server.gateway.usage import Usage, UsageFollower
+from loradock_server.gateway.usage_book import UsageBook
 from loradock_server.gateway.watch import EngineWatch
 from loradock_server.limits import adapter_limits
 from loradock_server.settings import Settings
@@ -83,11 +86,13 @@ def create_app(
     *,
     base_name: str | None = None,
     local_key: str | None = None,
+    gateway_id: str | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """The application; its `state.services` are for whoever runs it.
 
-    `base_name` is the base model's name for clients and `local_key` one more admin key.
+    `base_name` is the base model's name for clients and `local_key` one more admin key. `gateway_id` is the name under
+    which the engine keeps this gateway's usage records (`identity`); without one, a new one.
     Without a tracer provider one is made from the standard OTEL_* variables.
     """
     provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
@@ -99,6 +104,7 @@ def create_app(
         base_name or settings.served_model_name or base.name,
         engine_token,
         local_key,
+        gateway_id or uuid.uuid4().hex,
         provider,
     )
     app = FastAPI(
@@ -143,13 +149,26 @@ def _build(
     base_name: str,
     engine_token: str,
     local_key: str | None,
+    gateway_id: str,
     provider: TracerProvider,
 ) -> Services:
     metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
     table = RoutingTable(registry, base, base_name)
-    gateway_id = uuid.uuid4().hex
-    engine = EngineClient(settings.engine, engine_token, gateway_id, request_timeout=settings.request_timeout)
+    timeouts = Timeouts(
+        connect=settings.connect_timeout,
+        first_byte=settings.first_byte_timeout,
+        chunk=settings.chunk_timeout,
+        total=settings.request_timeout,
+    )
+    engine = EngineClient(settings.engine, engine_token, gateway_id, timeouts=timeouts)
     ledger = Ledger(metrics)
+
+    def take(usage: Usage, position: Position) -> None:
+        ledger.record(usage)
+        book.add(usage, position)
+
+    follower = UsageFollower(engine, take)
+    book = UsageBook(registry.usage, gateway_id, follower.resume)
     key_uses = KeyUses(registry.keys)
     auth = Authenticator(registry.keys, key_uses, open_inference=settings.open_inference, local_key=local_key)
     table.read_along.append(auth.refresh)
@@ -168,7 +187,8 @@ def _build(
         pins=PinKeeper(engine, watch, table),
         concurrency=Concurrency(),
         ledger=ledger,
-        usage=UsageFollower(engine, ledger.record),
+        usage=follower,
+        book=book,
         auth=auth,
         key_uses=key_uses,
         registrar=Registrar(
@@ -184,7 +204,7 @@ def _build(
         metrics=metrics,
         tracer=provider.get_tracer(tracing.SCOPE, __version__),
         background=background,
-        operations=Operations(registry.operations, background, drain, gateway_id),
+        operations=Operations(registry.operations, background, drain, uuid.uuid4().hex),
     )
 
 
@@ -193,6 +213,8 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with services.engine:
             await services.table.refresh()
+            services.usage.resume(await services.book.open())
+            services.background.start(services.book.keep())
             for part in (
                 services.table,
                 services.watch,
@@ -207,6 +229,7 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
                 await services.ledger.settled()
             finally:
                 await services.background.stop()
+                await services.book.close()
                 await services.key_uses.flush()
 
     return lifespan

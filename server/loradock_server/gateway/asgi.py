@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from loradock_server.gateway.errors import ClientGone, TooLarge
+from loradock_server.gateway.errors import ClientGone, ClientTooSlow, TooLarge
 
 # How much of a refused body we still read.
 _DRAIN_BYTES = 4 << 20
@@ -22,26 +22,40 @@ def headers_of(scope: Scope) -> dict[str, str]:
 
 
 class Body:
-    """A request's body as it arrives, read once; `drain` is for one that is refused before its end."""
+    """A request's body as it arrives, read once; `drain` is for one that is refused before its end.
 
-    def __init__(self, receive: Receive) -> None:
+    `pause_seconds` is how long the client may leave us waiting for its next part; None leaves that to the reader.
+    """
+
+    def __init__(self, receive: Receive, pause_seconds: float | None) -> None:
         self._receive = receive
+        self._pause_seconds = pause_seconds
         self._ended = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The chunks. Raises ClientGone when the client leaves halfway."""
+        """The chunks. Raises ClientGone when the client leaves halfway, ClientTooSlow when it pauses too long."""
         while not self._ended:
-            message = await self._receive()
+            message = await self._next()
             if message["type"] == "http.disconnect":
                 self._ended = True
                 raise ClientGone
             self._ended = not message.get("more_body", False)
             yield message.get("body", b"")
 
+    async def _next(self) -> Message:
+        if self._pause_seconds is None:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._pause_seconds):
+                return await self._receive()
+        except TimeoutError:
+            self._ended = True
+            raise _too_slow(self._pause_seconds) from None
+
     async def drain(self) -> None:
         """Read away a bounded rest, so that the client reads our answer instead of a reset connection."""
         seen = 0
-        with contextlib.suppress(TimeoutError, ClientGone):
+        with contextlib.suppress(TimeoutError, ClientGone, ClientTooSlow):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 async for chunk in self:
                     seen += len(chunk)
@@ -49,22 +63,36 @@ class Body:
                         return
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises TooLarge over `limit` bytes and ClientGone when the client leaves halfway."""
-    body = Body(receive)
+async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, seconds: float) -> bytes:
+    """The whole body. Raises TooLarge over `limit` bytes, ClientTooSlow when it takes longer than that, and ClientGone
+    when the client leaves halfway.
+    """
+    body = Body(receive, None)
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         await body.drain()
         raise _too_large(announced, limit)
     parts: list[bytes] = []
     size = 0
-    async for part in body:
-        size += len(part)
-        if size > limit:
-            await body.drain()
-            raise _too_large(f"more than {limit}", limit)
-        parts.append(part)
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in body:
+                size += len(part)
+                if size > limit:
+                    break
+                parts.append(part)
+    except TimeoutError:
+        raise _too_slow(seconds) from None
+    if size > limit:
+        await body.drain()
+        raise _too_large(f"more than {limit}", limit)
     return b"".join(parts)
+
+
+def _too_slow(seconds: float) -> ClientTooSlow:
+    return ClientTooSlow(
+        f"the request body did not arrive within {seconds:g} s (LORADOCK_CLIENT_TIMEOUT); send it again in one go"
+    )
 
 
 def _too_large(value: object, limit: int) -> TooLarge:

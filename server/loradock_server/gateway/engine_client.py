@@ -1,40 +1,49 @@
 """The line to the engine: HTTP over a unix socket or TCP, with the internal token on every call.
 
-Turns what goes wrong on that line into EngineUnavailable and EngineTimeout. It knows paths and bytes, not
-what they mean.
+Inference goes over `engine_line`, everything else over aiohttp. Turns what goes wrong on either into EngineUnavailable,
+EngineTimeout and EngineGarbled. It knows paths and bytes, not what they mean.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 
 from loradock_server import wire
-from loradock_server.gateway.errors import EngineRefused, EngineTimeout, EngineUnavailable, ShuttingDown
+from loradock_server.gateway.engine_answer import EngineAnswer, Stage, Timeouts
+from loradock_server.gateway.engine_line import (
+    KEEP_ALIVE_SECONDS,
+    BrokenOff,
+    ConnectTooSlow,
+    EngineLine,
+    HungUp,
+    LineError,
+    NotConnected,
+    NotHttp,
+    PauseTooLong,
+    TotalTooLong,
+    parse_address,
+)
+from loradock_server.gateway.errors import (
+    EngineGarbled,
+    EngineRefused,
+    EngineTimeout,
+    EngineUnavailable,
+    GatewayError,
+    ShuttingDown,
+)
 
-CONNECT_SECONDS = 5.0
 STATE_SECONDS = 2.0
 METRICS_SECONDS = 1.0
 UNLOAD_SECONDS = 30.0
 PINS_SECONDS = 5.0
 PROBE_SECONDS = 60.0  # loads the adapter and waits for its turn like a request
 USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
-
-# Shorter than the engine's own (vLLM: 5 s), so that mostly we are the side that closes an idle connection.
-_KEEP_ALIVE_SECONDS = 3.0
-_READ_BUFFER_BYTES = 1 << 18
-# aiohttp writes small bodies in one piece and warns about large ones, which it takes as a file.
-_ONE_PIECE_BYTES = 1 << 19
-# A connection that the engine closed while it lay idle fails at once; later failures are the request's own.
-_STALE_SECONDS = 0.1
 
 
 class EngineClient:
@@ -44,12 +53,15 @@ class EngineClient:
     it (`gone`); else an answer broke off in its middle, which may be that one request's fault.
     """
 
-    def __init__(self, address: str, token: str, gateway_id: str, *, request_timeout: float) -> None:
+    def __init__(self, address: str, token: str, gateway_id: str, *, timeouts: Timeouts) -> None:
         self.address = address
-        self._path, self._base = _parse(address)
+        self._path, self._base = parse_address(address)
         self._headers = {wire.TOKEN: token, wire.GATEWAY: gateway_id}
         self._gateway_id = gateway_id
-        self._request_timeout = request_timeout
+        self._timeouts = timeouts
+        self._line = EngineLine(
+            address, {**self._headers, "content-type": "application/json"}, connect=timeouts.connect
+        )
         self._session: aiohttp.ClientSession | None = None
         self._answering: set[asyncio.Task[Any]] = set()
         self._is_cut = False
@@ -58,24 +70,21 @@ class EngineClient:
     async def __aenter__(self) -> EngineClient:
         connector: aiohttp.BaseConnector
         if self._path is not None:
-            connector = aiohttp.UnixConnector(self._path, limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+            connector = aiohttp.UnixConnector(self._path, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
         else:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
-        traces = aiohttp.TraceConfig()
-        traces.on_connection_reuseconn.append(_note_reuse)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
             skip_auto_headers=("accept-encoding", "user-agent"),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=_READ_BUFFER_BYTES,
-            timeout=aiohttp.ClientTimeout(total=self._request_timeout, sock_connect=CONNECT_SECONDS),
-            trace_configs=[traces],
+            timeout=aiohttp.ClientTimeout(total=self._timeouts.total, sock_connect=self._timeouts.connect),
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._line.close()
         if self._session is not None:
             await self._session.close()
 
@@ -87,32 +96,34 @@ class EngineClient:
             task.cancel()
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], *, stream: bool
+    ) -> AsyncIterator[EngineAnswer]:
         """An inference request; leaving the block early aborts it in the engine.
 
-        Errors inside the block that come from the line are translated like those of the request itself.
+        Errors inside the block that come from the line are translated like those of the request itself. Only a `stream`
+        must begin within the timeout for that: any other answer begins when it is finished.
         """
-        with self._translated(), self._cuttable(), self._reported():
-            response = await self._send(path, body, headers)
+        times = self._timeouts
+        answer: EngineAnswer | None = None
+        with self._cuttable():
+            self._require_session()
             try:
-                yield response
-            finally:
-                response.close()  # no effect once the whole answer was read
+                pause = times.first_byte if stream else None
+                reply = await self._line.post(path, body, headers, total=times.total, pause=pause)
+                answer = EngineAnswer(reply, times)
+                try:
+                    yield answer
+                finally:
+                    reply.close()
+            except (LineError, TotalTooLong, PauseTooLong) as error:
+                self._report(error)
+                raise translated(error, times, answer) from error
 
-    async def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        session = self._require_session()
-        url = self._base + path
-        first = SimpleNamespace(reused=False)
-        started = time.monotonic()
-        try:
-            return await session.post(url, data=_payload(body), headers=headers, trace_request_ctx=first)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # Once more only if this was a pooled connection that the engine had closed before it read anything.
-            if not first.reused or time.monotonic() - started > _STALE_SECONDS:
-                raise
-        return await session.post(
-            url, data=_payload(body), headers=headers, trace_request_ctx=SimpleNamespace(reused=False)
-        )
+    def _report(self, error: Exception) -> None:
+        if isinstance(error, (NotConnected, HungUp, BrokenOff, PauseTooLong)):
+            for told in self.on_failure:
+                told(_in_words(error), isinstance(error, (NotConnected, HungUp)))
 
     async def state(self) -> dict[str, Any]:
         """The engine's `/internal/state`. Raises EngineUnavailable, EngineTimeout."""
@@ -141,7 +152,7 @@ class EngineClient:
         """The engine's verdict on an adapter. Raises EngineUnavailable, EngineTimeout, and EngineRefused when it says
         why it gives none.
         """
-        with self._translated():
+        with _Translated(PROBE_SECONDS):
             async with self._require_session().post(
                 self._base + wire.PROBE,
                 json={"id": adapter_id, "digest": digest, "signature": signature},
@@ -156,7 +167,7 @@ class EngineClient:
 
     async def metrics(self) -> bytes:
         """The engine's metrics page. Raises EngineUnavailable, EngineTimeout."""
-        with self._translated():
+        with _Translated(METRICS_SECONDS):
             async with self._require_session().get(
                 self._base + wire.METRICS, timeout=aiohttp.ClientTimeout(total=METRICS_SECONDS)
             ) as response:
@@ -166,8 +177,8 @@ class EngineClient:
     @asynccontextmanager
     async def usage(self, after: int) -> AsyncIterator[tuple[str | None, AsyncIterator[bytes]]]:
         """The feed of usage records from sequence number `after` on: the engine process's id, and JSON lines."""
-        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=USAGE_SILENCE_SECONDS)
-        with self._translated():
+        timeout = aiohttp.ClientTimeout(sock_connect=self._timeouts.connect, sock_read=USAGE_SILENCE_SECONDS)
+        with _Translated():
             response = await self._require_session().get(
                 self._base + wire.USAGE,
                 params={"gateway": self._gateway_id, "after": str(after)},
@@ -180,7 +191,7 @@ class EngineClient:
                 response.close()
 
     async def _json(self, method: str, path: str, seconds: float, body: Any = None) -> Any:
-        with self._translated():
+        with _Translated(seconds):
             async with self._require_session().request(
                 method, self._base + path, json=body, timeout=aiohttp.ClientTimeout(total=seconds)
             ) as response:
@@ -205,39 +216,65 @@ class EngineClient:
         finally:
             self._answering.discard(task)
 
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            for told in self.on_failure:
-                told(_in_words(error), isinstance(error, aiohttp.ClientConnectionError))
-            raise
-
     def _require_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             raise EngineUnavailable("the gateway's line to the engine is closed")
         return self._session
 
-    def _translated(self) -> _Translated:
-        return _Translated()
-
 
 class _Translated:
-    """Turns aiohttp's exceptions into ours."""
+    """Turns aiohttp's exceptions into ours; `total` is how many seconds the call had, where it had a limit."""
+
+    def __init__(self, total: float | None = None) -> None:
+        self._total = total
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
-            raise EngineTimeout(
-                "the engine did not finish in time (LORADOCK_REQUEST_TIMEOUT); ask for fewer tokens"
-            ) from error
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            raise EngineUnavailable(_in_words(error)) from error
+        if isinstance(error, TimeoutError):
+            within = "in time" if self._total is None else f"within {self._total:g} s"
+            raise EngineTimeout(f"the engine did not answer {within}") from error
         if isinstance(error, aiohttp.ClientResponseError) and error.status == 401:
             raise EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)") from error
-        if isinstance(error, (aiohttp.ClientError, json.JSONDecodeError)):
+        if isinstance(error, (aiohttp.ClientResponseError, json.JSONDecodeError, UnicodeDecodeError)):
+            raise _garbled(error) from error
+        if isinstance(error, aiohttp.ClientError):
             raise EngineUnavailable(_in_words(error)) from error
+
+
+def translated(error: Exception, times: Timeouts, answer: EngineAnswer | None) -> GatewayError:
+    """What the line's failure in an inference request means to the client."""
+    if isinstance(error, ConnectTooSlow):
+        return EngineUnavailable(
+            f"the engine took no connection within {times.connect:g} s (LORADOCK_CONNECT_TIMEOUT); try again shortly"
+        )
+    if isinstance(error, NotHttp):
+        return _garbled(error)
+    if isinstance(error, LineError):
+        return EngineUnavailable(_in_words(error))
+    if not isinstance(error, PauseTooLong):
+        return EngineTimeout(
+            f"the engine did not finish in time: {times.total:g} s for a request (LORADOCK_REQUEST_TIMEOUT); "
+            "ask for fewer tokens"
+        )
+    if answer is not None and answer.stage is Stage.CHUNK:
+        return EngineTimeout(
+            f"the engine stopped within the stream: nothing for {times.chunk:g} s (LORADOCK_CHUNK_TIMEOUT); "
+            "send the request again"
+        )
+    return EngineTimeout(
+        f"the engine did not begin in time: no first event for {times.first_byte:g} s "
+        "(LORADOCK_FIRST_BYTE_TIMEOUT); it has much to do, or the prompt is long: try again later"
+    )
+
+
+def _garbled(error: Exception) -> EngineGarbled:
+    return EngineGarbled(
+        f"what answers at the engine's address cannot be understood ({type(error).__name__}); is it a LoRADock engine?"
+    )
 
 
 def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused | EngineUnavailable:
@@ -258,21 +295,3 @@ def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused 
 
 def _in_words(error: Exception) -> str:
     return f"the engine is not answering ({type(error).__name__}); try again shortly"
-
-
-async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-    if context.trace_request_ctx is not None:
-        context.trace_request_ctx.reused = True
-
-
-def _payload(body: bytes) -> bytes | io.BytesIO:
-    return body if len(body) < _ONE_PIECE_BYTES else io.BytesIO(body)
-
-
-def _parse(address: str) -> tuple[str | None, str]:
-    """Socket path and URL base of `unix:/path`, `http://host:port` or `https://host:port`."""
-    if address.startswith("unix:"):
-        return address.removeprefix("unix:"), "http://engine"
-    if address.startswith(("http://", "https://")):
-        return None, address.rstrip("/")
-    raise ValueError(f"engine address {address!r} is not unix:/path or http://host:port (LORADOCK_ENGINE_URL)")

@@ -4,6 +4,7 @@
     ├── BadRequest              400   the body cannot be used; a client's mistake
     ├── InvalidKey              401   no key, or one we do not know
     ├── MissingScope            403   a good key, but not for this
+    ├── ClientTooSlow           408   its body did not arrive within client_timeout
     ├── ModelNotFound           404   inference asked for a name we do not serve
     ├── RouteNotFound           404   no such path
     ├── TooLarge                413   body or upload over its limit
@@ -13,8 +14,9 @@
     │   └── OperationRuns             the same request is being worked on
     ├── ProbeFailed             422   the smoke probe found an adapter that must not be served
     ├── EngineRefused           any   the engine's own error, passed on
-    ├── EngineTimeout           504   no complete answer within request_timeout
+    ├── EngineTimeout           504   one of the timeouts ran out; the message says which
     ├── EngineUnavailable       503   no engine, or it died before it answered
+    │   └── EngineGarbled       502   what answers there speaks no HTTP, or none that an engine speaks
     ├── OperationLost           503   the gateway that worked on it died
     └── ShuttingDown            503   this gateway is draining
     ClientGone                        the client hung up; nobody is left to tell (counted as 499)
@@ -67,6 +69,10 @@ class RouteNotFound(GatewayError, LookupError):
     """No such path."""
 
 
+class ClientTooSlow(GatewayError):
+    """The body did not arrive in time."""
+
+
 class TooLarge(GatewayError):
     """A body or an upload is over its limit."""
 
@@ -109,11 +115,15 @@ class EngineRefused(GatewayError):
 
 
 class EngineTimeout(GatewayError):
-    """The engine took longer than request_timeout."""
+    """The engine took longer than one of the timeouts allows."""
 
 
 class EngineUnavailable(GatewayError):
     """No engine answered, or it died on the way."""
+
+
+class EngineGarbled(EngineUnavailable):
+    """What answers at the engine's address says nothing that an engine says."""
 
 
 class OperationLost(GatewayError):
@@ -143,6 +153,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     MissingScope: Rule(403, "insufficient_permissions"),
     ModelNotFound: Rule(404, "model_not_found", param="model"),
     RouteNotFound: Rule(404, "route_not_found"),
+    ClientTooSlow: Rule(408, "request_timeout"),
     TooLarge: Rule(413, "too_large"),
     WrongMediaType: Rule(415, "unsupported_media_type"),
     Conflict: Rule(409, "conflict"),
@@ -152,6 +163,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     AdapterBusy: Rule(429, "adapter_concurrency", "rate_limit_error", param="model"),
     EngineTimeout: Rule(504, "engine_timeout", "server_error"),
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
+    EngineGarbled: Rule(502, "engine_garbled", "server_error"),
     OperationLost: Rule(503, "operation_lost", "server_error"),
     ShuttingDown: Rule(503, "shutting_down", "server_error"),
     core.InvalidName: Rule(400, "invalid_name", param="name"),
@@ -250,6 +262,6 @@ def _answer(
         sent.append(("retry-after", retry_after or str(RETRY_AFTER_SECONDS)))
     if status == 401:
         sent.append(("www-authenticate", "Bearer"))
-    if status == 413:
+    if status in (408, 413):
         sent.append(("connection", "close"))  # the rest of the body is not worth reading
     return ErrorAnswer(status, json.dumps(body, default=str).encode(), tuple(sent))

@@ -55,6 +55,7 @@ class Exchange:
     operation: Operation
     server_span: Span = INVALID_SPAN
     caller: str = ""
+    tenant: str = ""
     asked: str = ""
     target: Target | None = None
     stream: bool = False

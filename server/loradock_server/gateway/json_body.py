@@ -68,8 +68,8 @@ def _whole(value: Any) -> Any:
 
 async def _bounded(request: Request, limit: int | None = None) -> bytes:
     services: Services = request.app.state.services
-    allowed = services.settings.max_body_bytes
-    return await read_body(dict(request.headers), request.receive, min(limit or allowed, allowed))
+    allowed, seconds = services.settings.max_body_bytes, services.settings.client_timeout
+    return await read_body(dict(request.headers), request.receive, min(limit or allowed, allowed), seconds)
 
 
 def require_json(content_type: str | None) -> None:

@@ -15,7 +15,6 @@ import secrets
 import time
 from typing import Any
 
-import aiohttp
 from opentelemetry import trace
 from starlette.types import Receive, Scope, Send
 
@@ -28,6 +27,7 @@ from loradock_server.gateway.asgi import (
 )
 from loradock_server.gateway.caller import ANONYMOUS, Caller
 from loradock_server.gateway.defaults import apply_settings
+from loradock_server.gateway.engine_answer import EngineAnswer
 from loradock_server.gateway.engine_client import refusal
 from loradock_server.gateway.errors import (
     CLIENT_GONE_STATUS,
@@ -72,7 +72,7 @@ class InferenceRoute:
         except Exception as error:  # noqa: BLE001  the request's boundary: every client gets a proper answer
             exchange.error = error
             if explain(error).status == 500:
-                _log.exception("request %s failed", call.request_id)
+                _log.exception("request %s failed", call.request_id, extra={"request_id": call.request_id})
             await answer.fail(error)
         finally:
             self._services.ledger.finish(exchange)
@@ -82,7 +82,8 @@ class InferenceRoute:
         caller = await self._services.auth.inference(call.headers)
         exchange.caller = caller.id
         require_json(call.headers.get("content-type"))
-        body = _parse(await read_body(call.headers, receive, self._services.settings.max_body_bytes))
+        settings = self._services.settings
+        body = _parse(await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout))
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequest(
@@ -108,7 +109,11 @@ class InferenceRoute:
             self._services.tracer, self._services.table.base_name, body, content=self._services.settings.record_content
         )
         self._services.ledger.begin(exchange)
-        headers = {"content-type": "application/json", wire.REQUEST_ID: exchange.request_id}
+        headers = {
+            wire.REQUEST_ID: exchange.request_id,
+            wire.KEY: wire.encoded(exchange.caller),
+            wire.TENANT: wire.encoded(exchange.tenant),
+        }
         if target.ref is not None and target.digest is not None:
             headers[wire.ADAPTER] = target.ref.id
             headers[wire.DIGEST] = target.digest
@@ -121,7 +126,9 @@ class InferenceRoute:
         try:
             async with (
                 cancelled_on_disconnect(receive) as watch,
-                self._services.engine.post(self.operation.path, json.dumps(body).encode(), headers) as upstream,
+                self._services.engine.post(
+                    self.operation.path, json.dumps(body).encode(), headers, stream=exchange.stream
+                ) as upstream,
             ):
                 exchange.residency = upstream.headers.get(wire.RESIDENCY)
                 if exchange.residency:
@@ -141,22 +148,21 @@ class Answer:
         self._scan = StreamScan()
         self._streaming = False
 
-    async def relay(self, upstream: aiohttp.ClientResponse, watch: DisconnectWatch) -> None:
+    async def relay(self, upstream: EngineAnswer, watch: DisconnectWatch) -> None:
         """Pass the engine's answer on. Raises EngineRefused for an error that the client was not told yet."""
-        content_type = upstream.headers.get("content-type", "application/json")
         if upstream.status >= 400:
-            raise refusal(upstream.status, await upstream.read(), upstream.headers.get("retry-after"))
-        if content_type.startswith("text/event-stream"):
+            raise refusal(upstream.status, await upstream.whole(), upstream.headers.get("retry-after"))
+        content_type = upstream.content_type()
+        if upstream.is_stream:
             await self._relay_stream(upstream, content_type, watch)
             return
-        body = await upstream.read()
+        body = await upstream.whole()
         self._exchange.code = upstream.status
         watch.finished = True
         await send_answer(self._send, upstream.status, (("content-type", content_type), *self._headers()), body)
 
-    async def _relay_stream(self, upstream: aiohttp.ClientResponse, content_type: str, watch: DisconnectWatch) -> None:
-        content = upstream.content
-        chunk = await _first_event(content)
+    async def _relay_stream(self, upstream: EngineAnswer, content_type: str, watch: DisconnectWatch) -> None:
+        chunk = await upstream.first_event()
         error = leading_error(chunk)
         if error is not None:
             status = error.get("code")
@@ -174,7 +180,7 @@ class Answer:
         while chunk:
             self._note(chunk)
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-            chunk = await content.readany()
+            chunk = await upstream.more()
         if self._exchange.operation.ends_in_done and not self._scan.is_done:
             raise EngineUnavailable("the engine's stream broke off before its end")
         watch.finished = True
@@ -203,17 +209,6 @@ class Answer:
             return
         gap = b"" if self._scan.between_events else b"\n\n"
         await self._send({"type": "http.response.body", "body": gap + answer.sse})
-
-
-async def _first_event(content: aiohttp.StreamReader) -> bytes:
-    """Bytes up to at least the end of the first event (or of the stream)."""
-    seen = await content.readany()
-    while seen and b"\n\n" not in seen:
-        more = await content.readany()
-        if not more:
-            break
-        seen += more
-    return seen
 
 
 def _parse(body: bytes) -> dict[str, Any]:

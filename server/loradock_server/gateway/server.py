@@ -23,6 +23,7 @@ from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
 from loradock_server.base import ServedBase
 from loradock_server.gateway.app import create_app
+from loradock_server.gateway.identity import Identity
 from loradock_server.gateway.services import Services
 from loradock_server.settings import Settings
 from loradock_server.telemetry import tracing
@@ -60,6 +61,7 @@ async def run_gateway(
     provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
     registry = await asyncio.to_thread(Registry.open, settings.registry)
     store = settings.open_store()
+    identity = await asyncio.to_thread(Identity.take, settings.home)
     try:
         chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
         first_key = await asyncio.to_thread(registry.keys.ensure_admin, chosen)
@@ -71,6 +73,7 @@ async def run_gateway(
             engine_token,
             base_name=base.served_name,
             local_key=local_key,
+            gateway_id=identity.id,
             tracer_provider=provider,
         )
         # The lifespan is entered here and not by uvicorn, which would answer a failure by leaving the process.
@@ -82,6 +85,7 @@ async def run_gateway(
                 await _until_stopped(stop, serving)
                 await _drain(app.state.services, settings.drain_timeout)
     finally:
+        identity.release()
         await asyncio.to_thread(registry.close)
         if tracer_provider is None:
             await asyncio.to_thread(tracing.shut_down, provider)

@@ -23,6 +23,7 @@ from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.table import RoutingTable
 from loradock_server.gateway.usage import UsageFollower
+from loradock_server.gateway.usage_book import UsageBook
 from loradock_server.gateway.watch import EngineWatch
 from loradock_server.settings import Settings
 from loradock_server.telemetry.metrics import GatewayMetrics
@@ -41,6 +42,7 @@ class Services:
     concurrency: Concurrency
     ledger: Ledger
     usage: UsageFollower
+    book: UsageBook
     auth: Authenticator
     key_uses: KeyUses
     registrar: Registrar

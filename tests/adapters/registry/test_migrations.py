@@ -109,7 +109,7 @@ def test_the_way_back_opens_nothing_that_was_closed(url: str) -> None:
     registry.keys.create({"name": "passing", "expires_in": 60}, by=ME)
     registry.keys.create({"name": "bound", "adapters": ["a*"]}, by=ME)
     registry.close()
-    Database.downgrade(url, "0007")
+    Database.downgrade(url, "0009")
     with connected(url) as connection:
         rows = connection.exec_driver_sql("SELECT name, CAST(scopes AS TEXT), revoked_at FROM api_keys").all()
     found = {name: (json.loads(scopes), revoked is None) for name, scopes, revoked in rows}

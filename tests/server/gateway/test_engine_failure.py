@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -151,9 +153,49 @@ def test_a_slow_engine_is_a_504(start: Start) -> None:
         gateway.engine.enqueue(Reply(gate=gate), Reply(gate=gate, gate_at=1))
         answer = gateway.http.post("/v1/completions", json=BODY)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "engine_timeout")
-        with pytest.raises(openai.APIError, match="in time"):
+        assert "0.3 s for a request (LORADOCK_REQUEST_TIMEOUT)" in answer.json()["error"]["message"]
+        with pytest.raises(openai.APIError, match="0.3 s for a request"):
             list(gateway.openai().completions.create(model="tiny", prompt="x", stream=True))
         eventually(lambda: len(gateway.engine.aborted) == 2)
+
+
+def test_a_stream_must_begin_in_time_and_a_whole_answer_need_not(start: Start) -> None:
+    with start(first_byte_timeout=0.2) as gateway:
+        gate = gateway.engine.gate()
+        gateway.engine.enqueue(Reply(gate=gate), Reply(gate=gate))
+        answer = gateway.http.post("/v1/completions", json={**BODY, "stream": True})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "engine_timeout")
+        assert "no first event for 0.2 s (LORADOCK_FIRST_BYTE_TIMEOUT)" in answer.json()["error"]["message"]
+        eventually(lambda: len(gateway.engine.aborted) == 1)
+        threading.Timer(0.5, gate.open).start()
+        assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
+        assert gateway.http.get("/readyz").status_code == 200
+
+
+def test_a_stream_that_stops_in_its_middle_ends_with_an_error_in_time(start: Start) -> None:
+    with start(chunk_timeout=0.2) as gateway:
+        gateway.engine.enqueue(Reply(gate=gateway.engine.gate(), gate_at=1))
+        with pytest.raises(openai.APIError) as caught:
+            list(gateway.openai().completions.create(model="tiny", prompt="x", stream=True))
+        assert caught.value.code == "engine_timeout"
+        assert "nothing for 0.2 s (LORADOCK_CHUNK_TIMEOUT)" in str(caught.value)
+        eventually(lambda: len(gateway.engine.aborted) == 1)
+        assert gateway.http.get("/readyz").status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_a_408(start: Start) -> None:
+    with start(client_timeout=0.3) as gateway:
+        address = (httpx.URL(gateway.url).host, httpx.URL(gateway.url).port or 0)
+        for path in ("/v1/completions", "/admin/keys"):
+            with socket.create_connection(address, timeout=10) as client:
+                head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n"
+                client.sendall(f"{head}authorization: Bearer {gateway.key}\r\n\r\n{{".encode())
+                said = b""
+                while part := client.recv(4096):  # until it hangs up
+                    said += part
+            assert said.startswith(b"HTTP/1.1 408 ")
+            assert b"within 0.3 s (LORADOCK_CLIENT_TIMEOUT)" in said
+        assert gateway.engine.history == []
 
 
 def test_a_wrong_engine_token_is_never_shown_as_the_clients_own_401(gateway: Gateway) -> None:

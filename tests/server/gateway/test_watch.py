@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from loradock_adapters.base_model import BaseModel
+from loradock_server.gateway.engine_answer import Timeouts
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.watch import EngineWatch
 from loradock_server.telemetry.metrics import GatewayMetrics
@@ -20,7 +21,7 @@ class LateClient(EngineClient):
     """Whose engine said that it is ready before `asked`, and is heard when the test lets it: a slow loop does that."""
 
     def __init__(self) -> None:
-        super().__init__("unix:/nowhere", "token", "gateway", request_timeout=1)
+        super().__init__("unix:/nowhere", "token", "gateway", timeouts=Timeouts(1, 1, 1, 1))
         self.asked, self.heard = asyncio.Event(), asyncio.Event()
 
     async def state(self) -> dict[str, Any]:

@@ -91,6 +91,7 @@ _FAILS: Errors = (
     errors.ModelNotFound,
     core.VersionRetired,
     errors.EngineUnavailable,
+    errors.EngineGarbled,
     errors.EngineTimeout,
     errors.AdapterBusy,
 )

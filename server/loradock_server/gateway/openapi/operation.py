@@ -84,7 +84,7 @@ class Operation:
         if self.scope is not None:
             found += [errors.InvalidKey, errors.MissingScope, core.RegistryError]
         if self.takes:
-            found += [errors.BadRequest, errors.TooLarge, errors.WrongMediaType]
+            found += [errors.BadRequest, errors.ClientTooSlow, errors.TooLarge, errors.WrongMediaType]
         return tuple(dict.fromkeys(found))
 
 
