@@ -80,7 +80,7 @@ class InferenceRoute:
     async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
         """Who asks, what for, and who will answer."""
         caller = await self._services.auth.inference(call.headers)
-        exchange.caller = caller.id
+        exchange.caller, exchange.tenant = caller.id, caller.tenant or ""
         require_json(call.headers.get("content-type"))
         settings = self._services.settings
         body = _parse(await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout))
