@@ -14,8 +14,9 @@ from loradock_server.drain import Drain
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator, Caller
 from loradock_server.gateway.background import Background
-from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.limiting.limiter import Limiter
+from loradock_server.gateway.limiting.sharing import Sharing
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.registration import Registrar
@@ -37,7 +38,8 @@ class Services:
     engine: EngineClient
     watch: EngineWatch
     pins: PinKeeper
-    concurrency: Concurrency
+    limiter: Limiter
+    sharing: Sharing
     ledger: Ledger
     usage: UsageFollower
     book: UsageBook

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from loradock_adapters import errors as core
 from loradock_server import wire
 from loradock_server.gateway import errors
-from loradock_server.gateway.openapi.operation import JSON, Answer, Errors, Operation
+from loradock_server.gateway.openapi.operation import JSON, LIMITS, Answer, Errors, Operation
 
 
 class _Open(BaseModel):
@@ -93,7 +93,10 @@ _FAILS: Errors = (
     errors.EngineUnavailable,
     errors.EngineGarbled,
     errors.EngineTimeout,
+    errors.RateLimited,
+    errors.QuotaExhausted,
     errors.AdapterBusy,
+    errors.KeyBusy,
 )
 _TAG = "inference"
 _STREAM = {"text/event-stream": {"type": "string", "description": "events as OpenAI has them, ended by [DONE]"}}
@@ -103,7 +106,7 @@ def _inference(path: str, id: str, summary: str, takes: type[BaseModel], gives: 
     answer = Answer(
         gives,
         "The answer; with `stream` as events. An error after the first byte comes as the last event.",
-        sometimes=(wire.ADAPTER, wire.DIGEST),
+        sometimes=(wire.ADAPTER, wire.DIGEST, *LIMITS),
         content=_STREAM,
     )
     return Operation(
