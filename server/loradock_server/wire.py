@@ -32,6 +32,24 @@ METRICS = "/internal/metrics"
 PROBE = "/internal/probe"  # {"id", "digest", "signature"}: does it act? Answers {"problem", "effect", "noise"}
 
 
+# What the engine answers besides, by POST: every route of vLLM's that a gateway may ask for. Those that only read need
+# no adapter in memory and no turn.
+COMPUTING = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/embeddings",
+        "/score",
+        "/rerank",
+        "/classify",
+        "/pooling",
+    }
+)
+READING = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
+
+
 def encoded(text: str) -> str:
     """Any text as a header's value; `decoded` reads it."""
     return text if _PLAIN.fullmatch(text) else quote(text, safe="", errors="replace")

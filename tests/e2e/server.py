@@ -70,6 +70,16 @@ class Server:
         path = self.home / "logs/engine.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def situation(self) -> str:
+        """What a report needs when a request gets no answer: who is in flight, who waits, what was logged last."""
+        page = [line for line in self.get("/metrics").text.splitlines() if not line.startswith("#")]
+        telling = ("in_flight", "waiting", "running", "resident", "engine_up", "restarts", "loads_total")
+        lines = [line for line in page if any(word in line for word in telling) and not line.endswith(" 0.0")]
+        for role, process in self.engine_processes().items():
+            times = process.cpu_times()
+            lines.append(f"{role}: {process.status()}, {times.user + times.system:.1f} s of processor time")
+        return "\n".join([*lines, self.printed()[-3000:], self.engine_log()[-3000:]])
+
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, **options)
 

@@ -28,7 +28,8 @@ from tests.e2e.oracle import Oracle
 from tests.e2e.server import Server
 
 LONG = bool(os.environ.get("LONG_TESTS"))
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 300)]
+# Without the start of the server, which compiles: on a busy machine that alone takes minutes.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 300, func_only=True)]
 
 CONTENTS = 60 if LONG else 20  # different adapters
 NAMES = 30 if LONG else 10
@@ -36,6 +37,7 @@ CLIENTS = 400 if LONG else 200  # that ask at the same time
 QUESTIONS = 15 if LONG else 2  # by each of them, and more until there were
 CHANGES = 40 if LONG else 4  # of each kind
 ANSWER = 4  # tokens
+PATIENCE_SECONDS = 60  # for one answer of an engine that has nothing else to do
 TOLERANCE = 3e-4  # of a logprob; noise between batch sizes is below 1e-4
 # Refusals that a client must expect here: the name is deleted, or leaves memory, just now.
 EXPECTED = {"model_not_found", "adapter_unloading", "adapter_capacity"}
@@ -136,14 +138,17 @@ def truth(exact: Server, base: BaseModel, contents: list[Path], prompts: list[To
         exact.register(f"truth-{number}", folder)
 
     async def main() -> Truth:
-        async with exact.async_client() as client:
+        async with exact.async_client(timeout=PATIENCE_SECONDS) as client:
             models: dict[int | None, str] = {
                 None: base.name,
                 **{number: f"truth-{number}" for number in range(CONTENTS)},
             }
             return {(n, p): await ask(client, model, p, ANSWER) for n, model in models.items() for p in prompts}
 
-    found = asyncio.run(main())
+    try:
+        found = asyncio.run(main())
+    except openai.APITimeoutError as error:
+        raise AssertionError(f"a request got no answer in {PATIENCE_SECONDS} s\n{exact.situation()}") from error
     for number in range(CONTENTS):
         exact.loradock("adapters", "delete", f"truth-{number}", "--yes")
     return found

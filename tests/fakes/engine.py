@@ -53,7 +53,8 @@ class Reply:
 
     `gate` is waited for before token `gate_at`; `die_at` kills the engine before that token, and `break_off_at` ends
     the stream there as if it were whole. `hang_up_after` seconds cuts every connection instead of answering. `error`
-    with `status` answers an error body as it is; `stream_error` comes as the first event of a stream.
+    with `status` answers an error body as it is; `stream_error` comes as the first event of a stream. `pause` is how
+    many seconds each token takes.
     """
 
     tokens: tuple[str, ...] = ("Hello", " world")
@@ -67,6 +68,7 @@ class Reply:
     stream_error: dict[str, Any] | None = None
     headers: tuple[tuple[str, str], ...] = ()
     input_tokens: int = 5
+    pause: float = 0.0
     residency: str = "resident"
 
 
@@ -81,9 +83,9 @@ class Seen:
 
 @dataclass(slots=True)
 class FakeEngine:
-    """Start it with `running_engine`. `history` has every inference request, `unloaded` every unloaded id, `pins` what
-    it was last told to keep, `pinned` how often it was told, `probed` every probed id; `verdict` is what it answers
-    then (status and body); so many `busy_unloads` are refused, as while requests run.
+    """Start it with `running_engine`. `history` has every inference request, `published` every usage record, `unloaded`
+    every unloaded id, `pins` what it was last told to keep, `pinned` how often it was told, `probed` every probed id;
+    `verdict` is what it answers then (status and body); so many `busy_unloads` are refused, as while requests run.
     """
 
     socket: Path
@@ -95,6 +97,7 @@ class FakeEngine:
     restarts: int = 0
     adapters: list[dict[str, Any]] = field(default_factory=list)
     history: list[Seen] = field(default_factory=list)
+    published: list[dict[str, Any]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
     pins: list[dict[str, Any]] = field(default_factory=list)
@@ -251,25 +254,24 @@ class FakeEngine:
             return
         if self.usage_gate is not None:
             await self.usage_gate.passed()
-        await feed.publish(
-            headers[wire.GATEWAY],
-            {
-                "request_id": headers[wire.REQUEST_ID],
-                "adapter": headers.get(wire.ADAPTER),
-                "digest": headers.get(wire.DIGEST),
-                "input_tokens": reply.input_tokens if reply.error is None else 0,
-                "output_tokens": sent.tokens,
-                "cached_tokens": 2 if reply.error is None else 0,
-                "finish_reason": "stop" if finished else "abort",
-                "queue_seconds": 0.001,
-                "time_to_first_token_seconds": 0.123,
-                "residency": reply.residency,
-                "ended_at": self.clock(),
-                "key": headers.get(wire.KEY, ""),
-                "tenant": headers.get(wire.TENANT, ""),
-                "status": reply.status,
-            },
-        )
+        record = {
+            "request_id": headers[wire.REQUEST_ID],
+            "adapter": headers.get(wire.ADAPTER),
+            "digest": headers.get(wire.DIGEST),
+            "input_tokens": reply.input_tokens if reply.error is None else 0,
+            "output_tokens": sent.tokens,
+            "cached_tokens": 2 if reply.error is None else 0,
+            "finish_reason": "stop" if finished else "abort",
+            "queue_seconds": 0.001,
+            "time_to_first_token_seconds": 0.123,
+            "residency": reply.residency,
+            "ended_at": self.clock(),
+            "key": headers.get(wire.KEY, ""),
+            "tenant": headers.get(wire.TENANT, ""),
+            "status": reply.status,
+        }
+        self.published.append(record)
+        await feed.publish(headers[wire.GATEWAY], record)
 
     async def _reply(self, reply: Reply, seen: Seen, sent: _Progress, send: Send) -> None:
         if reply.hang_up_after is not None:
@@ -292,20 +294,25 @@ class FakeEngine:
         if reply.stream_error is not None:
             await _event(send, {"error": reply.stream_error})
         else:
+            for first in chunks.first():
+                await _event(send, first)
             async for number, token in self._tokens(reply, sent):
                 await _event(send, chunks.delta(number, token))
             if reply.break_off_at is not None:
                 await send({"type": "http.response.body", "body": b""})
                 return
-            await _event(send, chunks.last())
+            for last in chunks.last(reply):
+                await _event(send, last)
             if (seen.body.get("stream_options") or {}).get("include_usage"):
                 await _event(send, chunks.usage(reply))
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await send({"type": "http.response.body", "body": b"" if chunks.named else b"data: [DONE]\n\n"})
 
     async def _tokens(self, reply: Reply, sent: _Progress) -> AsyncIterator[tuple[int, str]]:
         for number, token in enumerate(reply.tokens):
             if reply.gate is not None and number == reply.gate_at:
                 await reply.gate.passed()
+            if reply.pause:
+                await asyncio.sleep(reply.pause)
             if number == reply.die_at:
                 sent.died = True
                 self._die()
@@ -323,28 +330,69 @@ class _Progress:
 
 
 class _Chunks:
-    """The bodies that vLLM sends for one request."""
+    """The bodies that vLLM sends for one request. `named`: its events have names, and no [DONE] at their end."""
 
     def __init__(self, seen: Seen) -> None:
         self._chat = seen.path.endswith("/chat/completions")
+        self._kind = seen.path.rpartition("/v1/")[2].lstrip("/")
+        self.named = self._kind in ("messages", "responses")
         self._model = seen.body["model"]
         self._id = f"chatcmpl-{seen.headers[wire.REQUEST_ID]}"
+        self._number = -1
 
     def whole(self, reply: Reply) -> dict[str, Any]:
         text = "".join(reply.tokens)
+        if self._kind == "messages":
+            return self._message([{"type": "text", "text": text}], reply)
+        if self._kind == "responses":
+            return self._response("completed", text)
+        if self._kind == "tokenize":
+            return {"count": len(reply.tokens), "max_model_len": 512, "tokens": [*range(len(reply.tokens))]}
+        if self._kind == "detokenize":
+            return {"prompt": text}
+        if self._kind == "messages/count_tokens":
+            return {"input_tokens": reply.input_tokens}
         part: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
         kind = "chat.completion" if self._chat else "text_completion"
         return self._frame(kind, [{"index": 0, "finish_reason": "stop", **part}], usage=_usage(reply))
 
+    def first(self) -> list[dict[str, Any]]:
+        if self._kind == "messages":
+            return [
+                {"type": "message_start", "message": self._message([], Reply(tokens=()))},
+                {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            ]
+        if self._kind == "responses":
+            return [self._numbered("response.created", response=self._response("in_progress", ""))]
+        return []
+
     def delta(self, number: int, token: str) -> dict[str, Any]:
+        if self._kind == "messages":
+            return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": token}}
+        if self._kind == "responses":
+            return self._numbered(
+                "response.output_text.delta", delta=token, item_id="msg_1", output_index=0, content_index=0, logprobs=[]
+            )
         part: dict[str, Any] = {"text": token}
         if self._chat:
             part = {"delta": {"content": token, **({"role": "assistant"} if number == 0 else {})}}
         return self._frame(self._stream_kind, [{"index": 0, "finish_reason": None, **part}])
 
-    def last(self) -> dict[str, Any]:
+    def last(self, reply: Reply) -> list[dict[str, Any]]:
+        if self._kind == "messages":
+            return [
+                {"type": "content_block_stop", "index": 0},
+                {
+                    "type": "message_delta",
+                    "delta": {"stop_reason": "end_turn"},
+                    "usage": {"input_tokens": reply.input_tokens, "output_tokens": len(reply.tokens)},
+                },
+                {"type": "message_stop"},
+            ]
+        if self._kind == "responses":
+            return [self._numbered("response.completed", response=self._response("completed", "".join(reply.tokens)))]
         part: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
-        return self._frame(self._stream_kind, [{"index": 0, "finish_reason": "stop", **part}])
+        return [self._frame(self._stream_kind, [{"index": 0, "finish_reason": "stop", **part}])]
 
     def usage(self, reply: Reply) -> dict[str, Any]:
         return self._frame(self._stream_kind, [], usage=_usage(reply))
@@ -352,6 +400,36 @@ class _Chunks:
     @property
     def _stream_kind(self) -> str:
         return "chat.completion.chunk" if self._chat else "text_completion"
+
+    def _numbered(self, kind: str, **more: Any) -> dict[str, Any]:
+        self._number += 1
+        return {"type": kind, "sequence_number": self._number, **more}
+
+    def _message(self, content: list[dict[str, Any]], reply: Reply) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "content": content,
+            "model": self._model,
+            "stop_reason": "end_turn" if content else None,
+            "usage": {"input_tokens": reply.input_tokens, "output_tokens": len(reply.tokens)},
+        }
+
+    def _response(self, status: str, text: str) -> dict[str, Any]:
+        content = {"type": "output_text", "text": text, "annotations": []}
+        message = {"id": "msg_1", "type": "message", "role": "assistant", "status": status, "content": [content]}
+        return {
+            "id": self._id.replace("chatcmpl-", "resp_"),
+            "object": "response",
+            "created_at": 1,
+            "model": self._model,
+            "status": status,
+            "output": [message] if text else [],
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+        }
 
     def _frame(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": 1, "model": self._model, "choices": choices, **more}
@@ -412,6 +490,8 @@ async def _body(receive: Receive) -> dict[str, Any]:
 
 async def _event(send: Send, value: Any) -> None:
     event = b"data: " + json.dumps(value).encode() + b"\n\n"
+    if "type" in value:  # as the Responses and the Messages API have it
+        event = b"event: " + value["type"].encode() + b"\n" + event
     await send({"type": "http.response.body", "body": event, "more_body": True})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, MutableMapping
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from .usage import UsageFeed
 
 log = logging.getLogger(__name__)
 
+_ANSWERED = frozenset({*wire.COMPUTING, *wire.READING, "/v1/models"})
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -54,6 +55,8 @@ class Guard:
         health: Health,
         signatures: Signatures,
         answered: Callable[[str | None, float | None], None],
+        routes: Container[str],
+        serves: str,
     ) -> None:
         self._app = app
         self._token = token.encode()
@@ -64,6 +67,8 @@ class Guard:
         self._health = health
         self._signatures = signatures
         self._answered = answered  # adapter id, seconds in the queue
+        self._routes = routes  # of those in wire.COMPUTING and wire.READING, what vLLM has for this model
+        self._serves = serves  # the model, in words
         self.drain = Drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,8 +82,16 @@ class Guard:
             await reply_error(send, 401, "the engine answers only its gateway", code="engine_token_required")
         elif scope["path"].startswith("/internal/"):
             await self._internal(scope, receive, send)
-        elif not scope["path"].startswith("/v1/"):
-            await reply_error(send, 404, f"no route {scope['path']}", code="not_found")
+        elif scope["path"] not in _ANSWERED:
+            await reply_error(send, 404, f"no route {scope['path']}", code="route_not_found")
+        elif scope["path"] not in self._routes:
+            await reply_error(
+                send,
+                400,
+                f"{self._serves} and cannot do {scope['path']}",
+                code="operation_not_supported",
+                param="model",
+            )
         elif self.drain.draining or self._health.errored:
             await reply_error(send, 503, "the engine is going down; retry", code="engine_unavailable", retry_after=1)
         else:
@@ -108,8 +121,8 @@ class Guard:
             async with AsyncExitStack() as held:
                 held.enter_context(self.drain.answering())
                 try:
-                    # Other methods make the engine compute nothing.
-                    if scope["method"] == "POST" and not await self._take_seat(context, priority, heard, held):
+                    asks = scope["method"] == "POST" and scope["path"] in wire.COMPUTING
+                    if asks and not await self._take_seat(context, priority, heard, held):
                         return
                     if adapter is not None and digest is not None:
                         context.residency = await held.enter_async_context(self._residency.lease(adapter, digest))

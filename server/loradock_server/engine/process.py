@@ -208,6 +208,9 @@ def build_guard(
         health=engine,
         signatures=signatures,
         answered=observer.answered,
+        routes=engine.routes,
+        serves=f"the base model {order.served_name} "
+        + ("generates text" if engine.generates else "is one for embeddings and their like"),
     )
     return guard
 

@@ -35,8 +35,10 @@ async def reply_bytes(
     await send({"type": "http.response.body", "body": body})
 
 
-async def reply_error(send: Send, status: int, message: str, *, code: str, retry_after: int | None = None) -> None:
+async def reply_error(
+    send: Send, status: int, message: str, *, code: str, retry_after: int | None = None, param: str | None = None
+) -> None:
     """An OpenAI-shaped error; `retry_after` in seconds becomes the Retry-After header."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     headers = () if retry_after is None else (("retry-after", str(retry_after)),)
-    await reply_json(send, status, wire.error_body(message, kind=kind, code=code), headers=headers)
+    await reply_json(send, status, wire.error_body(message, kind=kind, code=code, param=param), headers=headers)

@@ -107,6 +107,11 @@ class Engine:
         return bool(self.client.errored)
 
     @property
+    def routes(self) -> frozenset[str]:
+        """The paths of vLLM's application: which there are depends on what the model can do."""
+        return frozenset(path for route in self.app.routes if (path := getattr(route, "path", None)))
+
+    @property
     def max_num_seqs(self) -> int:
         """How many sequences the engine computes in one step."""
         return int(self.client.vllm_config.scheduler_config.max_num_seqs)

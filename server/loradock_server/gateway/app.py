@@ -41,6 +41,7 @@ from loradock_server.gateway import (
     health,
     lora_adapters,
     models,
+    stored_responses,
 )
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
@@ -55,7 +56,6 @@ from loradock_server.gateway.errors import (
     explain,
     http_error,
 )
-from loradock_server.gateway.exchange import OPERATIONS
 from loradock_server.gateway.limiting.limiter import Limiter
 from loradock_server.gateway.limiting.sharing import Sharing
 from loradock_server.gateway.observe import CALL, Call, Observe
@@ -64,6 +64,7 @@ from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.probing import SmokeProbe
 from loradock_server.gateway.proxy import InferenceRoute
 from loradock_server.gateway.registration import Registrar
+from loradock_server.gateway.routes import OPERATIONS
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.table import RoutingTable
 from loradock_server.gateway.usage import Usage, UsageFollower
@@ -121,6 +122,7 @@ def create_app(
         app.router.routes.append(Route(operation.path, route, methods=["POST"]))
     for part in (
         models,
+        stored_responses,
         lora_adapters,
         admin_catalogue,
         admin_adapters,

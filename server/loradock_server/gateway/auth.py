@@ -105,4 +105,5 @@ def _sha256(secret: str) -> bytes:
 
 def _bearer(headers: Mapping[str, str]) -> str:
     scheme, _, secret = headers.get("authorization", "").partition(" ")
-    return secret.strip() if scheme.lower() == "bearer" else ""
+    # Older clients of Anthropic's send the key by itself.
+    return secret.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()

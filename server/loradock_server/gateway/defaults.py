@@ -22,10 +22,13 @@ _SAMPLING = (
     "repetition_penalty",
     "seed",
 )
+# vLLM's Messages API has these alone, and another name for `stop`.
+_MESSAGES_SAMPLING = ("temperature", "top_p", "top_k")
 _LENGTHS = {
     names.CHAT: ("max_completion_tokens", "max_tokens"),
     names.TEXT_COMPLETION: ("max_tokens",),
     names.RESPONSES: ("max_output_tokens",),
+    names.MESSAGES: ("max_tokens",),
 }
 # What vLLM takes for a completion that asks for no length; for the others it is the rest of the context.
 _COMPLETION_TOKENS = 16
@@ -37,14 +40,14 @@ def apply_settings(settings: AdapterSettings, operation: str, body: dict[str, An
 
     Raises BadRequest for a length that is no whole number where there is a cap.
     """
-    if operation not in _LENGTHS:
-        return  # embeddings generate nothing
-    for name in _SAMPLING:
-        _default(body, name, getattr(settings, name))
-    if settings.stop is not None:
-        _default(body, "stop", list(settings.stop))
     if settings.system_prompt is not None:
         _put_in_front(settings.system_prompt, operation, body)
+    if operation not in _LENGTHS:
+        return  # embeddings and their like generate nothing
+    for name in _MESSAGES_SAMPLING if operation == names.MESSAGES else _SAMPLING:
+        _default(body, name, getattr(settings, name))
+    if settings.stop is not None:
+        _default(body, "stop_sequences" if operation == names.MESSAGES else "stop", list(settings.stop))
     if settings.max_tokens_cap is not None:
         _cap(settings.max_tokens_cap, operation, body)
 
@@ -55,7 +58,7 @@ def _default(body: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _put_in_front(prompt: str, operation: str, body: dict[str, Any]) -> None:
-    if operation == names.CHAT:
+    if operation in (names.CHAT, names.TOKENIZE):
         messages = body.get("messages")
         if isinstance(messages, list) and not _has_system(messages):
             body["messages"] = [{"role": "system", "content": prompt}, *messages]
@@ -63,6 +66,10 @@ def _put_in_front(prompt: str, operation: str, body: dict[str, Any]) -> None:
         given = body.get("input")
         if not (isinstance(given, list) and _has_system(given)):
             _default(body, "instructions", prompt)
+    elif operation in (names.MESSAGES, names.COUNT_TOKENS):
+        messages = body.get("messages")
+        if not (isinstance(messages, list) and _has_system(messages)):
+            _default(body, "system", prompt)
 
 
 def _has_system(messages: Iterable[Any]) -> bool:
@@ -78,5 +85,7 @@ def _cap(cap: int, operation: str, body: dict[str, Any]) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise BadRequest(f"{name} is {str(value)[:40]!r}; it must be a whole number", param=name)
         body[name] = min(value, cap)
+    if operation == names.MESSAGES:
+        return  # it must ask for a length, and vLLM says so
     if not asked and not (operation == names.TEXT_COMPLETION and cap >= _COMPLETION_TOKENS):
         body[fields[0]] = cap

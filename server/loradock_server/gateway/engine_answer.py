@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-import aiohttp
-
+from loradock_server.gateway.engine_line import Reply
 from loradock_server.gateway.errors import EngineGarbled
 
 # Far above what a model says in one go, logprobs and embeddings included: what is longer has no end.
 MAX_WHOLE_BYTES = 256 << 20
 MAX_EVENT_BYTES = 64 << 20
+_WHITE = b" \t\r\n"
 _KINDS = ("application/json", "text/event-stream")
 
 
@@ -44,11 +44,11 @@ class EngineAnswer:
     Reads raise what the line raises; whoever holds `EngineClient.post` open sees it translated.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, timeouts: Timeouts) -> None:
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+    def __init__(self, reply: Reply, timeouts: Timeouts) -> None:
+        self.status = reply.status
+        self.headers: Mapping[str, str] = reply.headers
         self.stage = Stage.FIRST_BYTE
-        self._response = response
+        self._reply = reply
         self._timeouts = timeouts
 
     @property
@@ -74,6 +74,16 @@ class EngineAnswer:
             _require(size, MAX_WHOLE_BYTES, "an answer")
         return b"".join(parts)
 
+    async def whole_object(self) -> bytes:
+        """Everything, which looks like one JSON object from both ends: what lies between is not read.
+
+        Raises EngineGarbled.
+        """
+        body = await self.whole()
+        if not (body.startswith(b"{") and body.rstrip(_WHITE).endswith(b"}")):
+            raise EngineGarbled(f"the engine's answer of {len(body)} bytes is not one JSON object, or not all of it")
+        return body
+
     async def first_event(self) -> bytes:
         """Bytes up to at least the end of the first event (or of the stream).
 
@@ -91,14 +101,11 @@ class EngineAnswer:
 
     async def more(self) -> bytes:
         """What came since; empty at the end."""
-        return await self._response.content.readany()
+        return await self._reply.read()
 
     def _expect_chunks(self) -> None:
         self.stage = Stage.CHUNK
-        connection = self._response.connection  # None once everything is here
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = self._timeouts.chunk
-            connection.protocol.start_timeout()
+        self._reply.limit_pause(self._timeouts.chunk)
 
 
 def _require(size: int, limit: int, what: str) -> None:

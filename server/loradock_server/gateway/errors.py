@@ -2,11 +2,13 @@
 
     GatewayError
     ├── BadRequest              400   the body cannot be used; a client's mistake
+    │   └── Unsupported               a parameter that would be ignored
     ├── InvalidKey              401   no key, or one we do not know
     ├── MissingScope            403   a good key, but not for this
     ├── ClientTooSlow           408   its body did not arrive within client_timeout
     ├── ModelNotFound           404   inference asked for a name we do not serve
     ├── RouteNotFound           404   no such path
+    ├── NotKept                 404   a stored response, of which this server keeps none
     ├── TooLarge                413   body or upload over its limit
     ├── WrongMediaType          415   a body of another kind than the route takes
     ├── Conflict                409   it would break what is there
@@ -34,16 +36,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loradock_adapters import errors as core
 from loradock_server.gateway.etags import etag_header
+from loradock_server.gateway.routes import Dialect
 from loradock_server.wire import error_body
 
 CLIENT_GONE_STATUS = 499
 RETRY_AFTER_SECONDS = 5
 _PATIENCE_SECONDS = 60.0
+# https://docs.anthropic.com/en/api/errors, with the status that its clients look at left as it is.
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class GatewayError(Exception):
@@ -60,6 +73,10 @@ class BadRequest(GatewayError):
     """The request cannot be understood."""
 
 
+class Unsupported(BadRequest):
+    """A parameter of the API that would be ignored here."""
+
+
 class InvalidKey(GatewayError):
     """The key is missing or unknown."""
 
@@ -74,6 +91,10 @@ class ModelNotFound(GatewayError, LookupError):
 
 class RouteNotFound(GatewayError, LookupError):
     """No such path."""
+
+
+class NotKept(GatewayError, LookupError):
+    """A response that was answered before; this server stores none."""
 
 
 class ClientTooSlow(GatewayError):
@@ -192,10 +213,12 @@ class Rule:
 # Looked up along the MRO: the nearest class wins.
 TABLE: Mapping[type[BaseException], Rule] = {
     BadRequest: Rule(400, None),
+    Unsupported: Rule(400, "unsupported_parameter"),
     InvalidKey: Rule(401, "invalid_api_key"),
     MissingScope: Rule(403, "insufficient_permissions"),
     ModelNotFound: Rule(404, "model_not_found", param="model"),
     RouteNotFound: Rule(404, "route_not_found"),
+    NotKept: Rule(404, "response_not_found", param="response_id"),
     ClientTooSlow: Rule(408, "request_timeout"),
     TooLarge: Rule(413, "too_large"),
     WrongMediaType: Rule(415, "unsupported_media_type"),
@@ -252,11 +275,23 @@ class ErrorAnswer:
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    dialect: Dialect = "openai"
 
     @property
     def sse(self) -> bytes:
         """The same error inside a stream that has begun, and the stream's regular end."""
+        if self.dialect == "anthropic":
+            return b"event: error\ndata: " + self.body + b"\n\n"
         return b"data: " + self.body + b"\n\ndata: [DONE]\n\n"
+
+    def in_dialect(self, dialect: Dialect) -> ErrorAnswer:
+        """The same error as clients of that API read it; of Anthropic's, `type` is what there is of a code."""
+        if dialect == self.dialect:
+            return self
+        said = json.loads(self.body)["error"]
+        kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+        error = {"type": kind, "message": said["message"], "code": said["code"], "param": said["param"]}
+        return replace(self, body=json.dumps({"type": "error", "error": error}).encode(), dialect=dialect)
 
 
 def explain(error: BaseException) -> ErrorAnswer:
@@ -286,9 +321,12 @@ def explain(error: BaseException) -> ErrorAnswer:
     return _answer(rule.status, message, rule, None, getattr(error, "param", None), extra)
 
 
+_HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed", 408: "request_timeout", 431: "too_large"}
+
+
 def http_error(status: int, message: str) -> ErrorAnswer:
     """The answer for an error that the web framework raised (404, 405 and their like)."""
-    code = {404: "route_not_found", 405: "method_not_allowed"}.get(status)
+    code = _HTTP_CODES.get(status)
     kind = "invalid_request_error" if status < 500 else "server_error"
     return _answer(status, message, Rule(status, code, kind), None)
 

@@ -16,6 +16,7 @@ from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode, Tracer
 
 from loradock_server.gateway.limiting.permit import Holder, Permit
+from loradock_server.gateway.routes import Operation
 from loradock_server.gateway.table import Target
 from loradock_server.telemetry import attributes as names
 
@@ -28,24 +29,6 @@ _REQUEST_FIELDS = {
     "top_p": names.REQUEST_TOP_P,
     "seed": names.REQUEST_SEED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """An inference route and what the GenAI conventions call it; `takes_salt` if vLLM reads `cache_salt` there."""
-
-    path: str
-    name: str
-    takes_salt: bool = True
-    ends_in_done: bool = True
-
-
-OPERATIONS = (
-    Operation("/v1/chat/completions", names.CHAT),
-    Operation("/v1/completions", names.TEXT_COMPLETION),
-    Operation("/v1/responses", names.RESPONSES, ends_in_done=False),
-    Operation("/v1/embeddings", names.EMBEDDINGS, takes_salt=False),
-)
 
 
 @dataclass(slots=True, eq=False)

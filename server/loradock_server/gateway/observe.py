@@ -17,6 +17,7 @@ from loradock_server import wire
 from loradock_server.drain import Drain
 from loradock_server.gateway.asgi import headers_of, send_answer
 from loradock_server.gateway.errors import ShuttingDown, explain
+from loradock_server.gateway.routes import dialect_of
 from loradock_server.telemetry import attributes as names
 from loradock_server.telemetry import tracing
 
@@ -69,7 +70,7 @@ class Observe:
                 if welcome:
                     await self._app(scope, receive, send_observed)
                 else:
-                    await _turn_away(send_observed)
+                    await _turn_away(scope, send_observed)
         finally:
             _end(call.span, scope, status)
 
@@ -97,8 +98,9 @@ class Observe:
         return Call(request_id, asked_id if _CLIENT_ID.fullmatch(asked_id) else request_id, headers, span)
 
 
-async def _turn_away(send: Send) -> None:
+async def _turn_away(scope: Scope, send: Send) -> None:
     answer = explain(ShuttingDown("this server is shutting down; send the request again"))
+    answer = answer.in_dialect(dialect_of(scope["path"]))
     await send_answer(send, answer.status, (*answer.headers, ("connection", "close")), answer.body)
 
 

@@ -1,7 +1,7 @@
 """The inference routes: from the client's request to the engine's bytes, as plain ASGI.
 
-The body is parsed once, with the standard library, and only `model` and `cache_salt` are changed. Everything
-else passes through both ways. An answer's status goes out only after its first event is here, so that errors
+The body is parsed once; only `model` and `cache_salt` are changed, and what the adapter's settings say. Everything else
+passes through both ways. An answer's status goes out only after its first event is here, so that errors
 keep theirs.
 """
 
@@ -37,11 +37,14 @@ from loradock_server.gateway.errors import (
     EngineUnavailable,
     explain,
 )
-from loradock_server.gateway.exchange import Exchange, Operation
+from loradock_server.gateway.exchange import Exchange
 from loradock_server.gateway.json_body import require_json
 from loradock_server.gateway.observe import CALL, Call
+from loradock_server.gateway.request_body import parse_request
+from loradock_server.gateway.routes import Operation
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.sse import StreamScan, leading_error
+from loradock_server.gateway.unsupported import refuse_unsupported
 from loradock_server.telemetry import attributes as names
 from loradock_server.telemetry import tracing
 
@@ -84,7 +87,7 @@ class InferenceRoute:
         require_json(call.headers.get("content-type"))
         settings = self._services.settings
         raw = await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout)
-        body = _parse(raw)
+        body = parse_request(raw)
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequest(
@@ -95,6 +98,7 @@ class InferenceRoute:
         choices = body.get("n")
         exchange.choices = choices if isinstance(choices, int) else 1
         exchange.target = self._services.table.resolve(model, _sticky_key(caller, body.get("user")))
+        refuse_unsupported(self.operation.name, body)
         apply_settings(exchange.target.settings, self.operation.name, body)
         state = self._services.watch.state
         if state.wrong_base:
@@ -112,25 +116,25 @@ class InferenceRoute:
         )
         self._services.ledger.begin(exchange)
         headers = {
-            "content-type": "application/json",
             wire.REQUEST_ID: exchange.request_id,
             wire.KEY: wire.encoded(exchange.caller),
             wire.TENANT: wire.encoded(exchange.tenant),
         }
-        if target.ref is not None and target.digest is not None:
+        computes = self.operation.computes
+        if computes and target.ref is not None and target.digest is not None:
             headers[wire.ADAPTER] = target.ref.id
             headers[wire.DIGEST] = target.digest
             headers[wire.PRIORITY] = target.settings.priority
             if target.signature is not None:
                 headers[wire.SIGNATURE] = target.signature
         tracing.inject(headers, trace.set_span_in_context(exchange.span))
-        body["model"] = target.model
+        body["model"] = target.model if computes else self._services.table.base_name
         exchange.sent = True
         try:
             async with (
                 cancelled_on_disconnect(receive) as watch,
                 self._services.engine.post(
-                    self.operation.path, json.dumps(body).encode(), headers, stream=exchange.stream
+                    self.operation.engine_path, json.dumps(body).encode(), headers, stream=exchange.stream
                 ) as upstream,
             ):
                 exchange.residency = upstream.headers.get(wire.RESIDENCY)
@@ -148,7 +152,7 @@ class Answer:
     def __init__(self, exchange: Exchange, send: Send) -> None:
         self._exchange = exchange
         self._send = send
-        self._scan = StreamScan()
+        self._scan = StreamScan(exchange.operation.ends)
         self._streaming = False
 
     async def relay(self, upstream: EngineAnswer, watch: DisconnectWatch) -> None:
@@ -159,7 +163,7 @@ class Answer:
         if upstream.is_stream:
             await self._relay_stream(upstream, content_type, watch)
             return
-        body = await upstream.whole()
+        body = await upstream.whole_object()
         self._exchange.code = upstream.status
         watch.finished = True
         await send_answer(self._send, upstream.status, (("content-type", content_type), *self._headers()), body)
@@ -184,7 +188,7 @@ class Answer:
             self._note(chunk)
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             chunk = await upstream.more()
-        if self._exchange.operation.ends_in_done and not self._scan.is_done:
+        if not self._scan.is_done:
             raise EngineUnavailable("the engine's stream broke off before its end")
         watch.finished = True
         await self._send({"type": "http.response.body", "body": b""})
@@ -206,23 +210,13 @@ class Answer:
 
     async def fail(self, error: Exception) -> None:
         """Tell the client: by status as long as there is none, else by a last event and the stream's regular end."""
-        answer = explain(error)
+        answer = explain(error).in_dialect(self._exchange.operation.dialect)
         if not self._streaming:
             self._exchange.code = answer.status
             await send_answer(self._send, answer.status, (*answer.headers, *self._headers()), answer.body)
             return
         gap = b"" if self._scan.between_events else b"\n\n"
         await self._send({"type": "http.response.body", "body": gap + answer.sse})
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadRequest(f"the body is a JSON {type(value).__name__}; it must be an object")
-    return value
 
 
 def _sticky_key(caller: Caller, user: Any) -> str:

@@ -1,49 +1,57 @@
 """Watching a stream of server-sent events go by without changing a byte: first content, regular end, leading
 error.
 
-Knows OpenAI's chunk shapes (chat, completions, responses) and nothing of sockets.
+Knows the shapes of OpenAI's chunks and events (chat, completions, responses) and of Anthropic's, and nothing of
+sockets.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-DONE = b"data: [DONE]"
+DONE = b"\ndata: [DONE]"
+_TAIL_BYTES = 64
 _DATA = b"data:"
 
 
 class StreamScan:
-    """Fed every chunk in order; cheap once the first content has been seen."""
+    """Fed every chunk in order; cheap once the first content has been seen.
 
-    def __init__(self) -> None:
+    `ends`: what stands at the beginning of a line (so they start with a line feed) in a stream that came to its regular
+    end; `is_done` once it went by. No text of a model can look like it: in JSON its line feeds are escaped.
+    """
+
+    def __init__(self, ends: Sequence[bytes] = (DONE,)) -> None:
         self.has_content = False
+        self.is_done = False
+        self._ends = ends
         self._line = b""
-        self._tail = b""
+        self._tail = b"\n"
 
     def feed(self, chunk: bytes) -> None:
-        self._tail = (self._tail + chunk)[-32:]
+        seen = self._tail + chunk
+        if not self.is_done:
+            self.is_done = any(end in seen for end in self._ends)
+        self._tail = seen[-_TAIL_BYTES:]
         if self.has_content:
             return
         *lines, self._line = (self._line + chunk).split(b"\n")
         self.has_content = any(_has_content(line) for line in lines)
 
     @property
-    def is_done(self) -> bool:
-        """True once the regular end of the stream went by."""
-        return DONE in self._tail
-
-    @property
     def between_events(self) -> bool:
         """False in the middle of an event, where another one cannot simply be appended."""
-        return not self._tail or self._tail.endswith((b"\n\n", b"\r\n\r\n"))
+        return self._tail == b"\n" or self._tail.endswith((b"\n\n", b"\r\n\r\n"))
 
 
 def leading_error(event: bytes) -> dict[str, Any] | None:
     """The error that a stream begins with, if it does: nothing has been answered then."""
-    if not event.startswith(_DATA):
+    line = next((line for line in event.split(b"\n\n", 1)[0].split(b"\n") if line.startswith(_DATA)), None)
+    if line is None or b'"error"' not in line:
         return None
-    value = _parse(event.split(b"\n", 1)[0])
+    value = _parse(line)
     error = value.get("error")
     return error if isinstance(error, dict) else None
 
@@ -52,7 +60,8 @@ def _has_content(line: bytes) -> bool:
     if not line.startswith(_DATA):
         return False
     value = _parse(line)
-    if str(value.get("type", "")).endswith(".delta"):  # the Responses API
+    kind = str(value.get("type", ""))
+    if kind.endswith(".delta") or kind == "content_block_delta":  # of the Responses API, of Anthropic's
         return True
     choices = value.get("choices")
     if not isinstance(choices, list):

@@ -90,6 +90,8 @@ class World:
             health=self.engine,
             signatures=self.signatures,
             answered=lambda adapter, queue: self.queued.append((adapter, queue)),
+            routes=wire.COMPUTING - {"/v1/embeddings"} | wire.READING | {"/v1/models"},
+            serves="tiny generates text",
         )
         transport = httpx.ASGITransport(app=self.guard)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://engine", headers=TOKEN)
@@ -114,7 +116,13 @@ def drive(main: Awaitable[None]) -> None:
         ("/metrics", {wire.TOKEN: ""}, 401),
         ("/metrics", {}, 404),
         ("/invocations", {}, 404),
-        ("/tokenize", {}, 404),
+        ("/tokenize", {wire.TOKEN: ""}, 401),
+        ("/tokenizer_info", {}, 404),
+        ("/v1/load_lora_adapter", {}, 404),
+        ("/v1/responses/resp_1", {}, 404),
+        ("/v1/chat/completions/render", {}, 404),
+        ("/v1/embeddings", {}, 400),
+        ("/tokenize", {}, 200),
         ("/v1/models", {}, 200),
         ("/internal/state", {}, 200),
         ("/internal/metrics", {}, 200),
@@ -399,13 +407,14 @@ def test_a_question_that_computes_nothing_needs_no_seat() -> None:
         app = Adapters()
 
         async def either(scope: Scope, receive: Receive, send: Send) -> None:
-            await (answer if scope["method"] == "GET" else app)(scope, receive, send)
+            await (answer if scope["method"] == "GET" or scope["path"] == "/tokenize" else app)(scope, receive, send)
 
         world = World(either)
         running = [ask(world, "a@1") for _ in range(3)]
         await asyncio.sleep(0.01)
         assert world.admission.waiting == 1
         assert (await world.client.get("/v1/models")).status_code == 200
+        assert (await world.client.post("/tokenize")).status_code == 200
         app.release["a@1"].set()
         await asyncio.gather(*running)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loradock_server.gateway.exchange import Operation
+from loradock_server.gateway.routes import Operation
 from loradock_server.telemetry import attributes as names
 
 BYTES_PER_TOKEN = 4
@@ -20,6 +20,7 @@ _LENGTHS: Mapping[str, tuple[str, ...]] = {
     names.CHAT: ("max_completion_tokens", "max_tokens"),
     names.TEXT_COMPLETION: ("max_tokens",),
     names.RESPONSES: ("max_output_tokens",),
+    names.MESSAGES: ("max_tokens",),
 }
 _MOST_CHOICES = 128
 _MOST = 1 << 40
@@ -28,6 +29,8 @@ _LONGEST = 1 << 20  # where the engine has not said yet how much it takes
 
 def estimated_tokens(operation: Operation, body: Mapping[str, Any], size: int, *, context: int | None) -> int:
     """Tokens of prompt and answers together for a body of `size` bytes; `context` is the most that the engine takes."""
+    if not operation.computes:
+        return 0
     prompt = max(1, size // BYTES_PER_TOKEN)
     fields = _LENGTHS.get(operation.name)
     if fields is None:  # nothing is generated

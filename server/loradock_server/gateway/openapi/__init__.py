@@ -19,12 +19,14 @@ from loradock_server.gateway.openapi import (
     lora_adapters,
     operations,
     settings,
+    stored_responses,
 )
 from loradock_server.gateway.openapi.document import build_document
 from loradock_server.gateway.openapi.operation import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *inference.OPERATIONS,
+    *stored_responses.OPERATIONS,
     *adapters.OPERATIONS,
     *aliases.OPERATIONS,
     *settings.OPERATIONS,

@@ -27,11 +27,13 @@ from loradock_server.gateway.openapi.operation import (
     Answer,
     Operation,
 )
+from loradock_server.gateway.routes import Dialect
 
 _ABOUT = """OpenAI's API for inference, and the administration of adapters.
 
-Every error has OpenAI's shape; its message carries the value, the limit and the fix. Every answer but those of
-`/healthz`, `/readyz` and `/metrics` has an `x-request-id`; every 429 and 503 has `Retry-After`. A path that does not
+Every error has OpenAI's shape, that of `/v1/messages` Anthropic's; its message carries the value, the limit and the
+fix. Every answer but those of `/healthz`, `/readyz` and `/metrics` has an `x-request-id`; every 429 and 503 has
+`Retry-After`. A path that does not
 exist is 404 `route_not_found`, a method that a path does not take 405 `method_not_allowed`.
 """
 Refs = Mapping[Any, Mapping[str, Any]]
@@ -86,6 +88,25 @@ class Error(BaseModel):
     """Every error, in OpenAI's shape."""
 
     error: ErrorDetail
+
+
+class MessagesErrorDetail(BaseModel):
+    """Why, as Anthropic's API says it; `code` and `param` are ours."""
+
+    type: str
+    message: str
+    code: str | None
+    param: str | None
+
+
+class MessagesError(BaseModel):
+    """Every error of `/v1/messages`, in the shape of Anthropic's API."""
+
+    type: Literal["error"]
+    error: MessagesErrorDetail
+
+
+_ERRORS: Mapping[Dialect, type[BaseModel]] = {"openai": Error, "anthropic": MessagesError}
 
 
 def build_document(operations: Sequence[Operation], routes: Sequence[BaseRoute]) -> dict[str, Any]:
@@ -157,14 +178,16 @@ def _errors(operation: Operation) -> dict[str, Any]:
         if rule not in by_status[rule.status]:
             by_status[rule.status].append(rule)
     responses = {
-        str(status): _error(status, rules, open=operation.passes_engine_errors, observed=operation.observed)
+        str(status): _error(
+            status, rules, open=operation.passes_engine_errors, observed=operation.observed, dialect=operation.dialect
+        )
         for status, rules in sorted(by_status.items())
         if status not in operation.answers
     }
     if operation.passes_engine_errors:
-        responses.setdefault("429", _error(429, [], open=True))
-        responses["4XX"] = _error(400, [], open=True)
-        responses["5XX"] = _error(500, [], open=True)
+        responses.setdefault("429", _error(429, [], open=True, dialect=operation.dialect))
+        responses["4XX"] = _error(400, [], open=True, dialect=operation.dialect)
+        responses["5XX"] = _error(500, [], open=True, dialect=operation.dialect)
     return responses
 
 
@@ -172,10 +195,12 @@ def _rule(kind: type[BaseException]) -> Rule:
     return next(TABLE[cls] for cls in kind.__mro__ if cls in TABLE)
 
 
-def _error(status: int, rules: Sequence[Rule], *, open: bool, observed: bool = True) -> dict[str, Any]:
+def _error(
+    status: int, rules: Sequence[Rule], *, open: bool, observed: bool = True, dialect: Dialect = "openai"
+) -> dict[str, Any]:
     codes = [rule.code for rule in rules]
     says = ", ".join(f"`{code}`" if code else "no code: the message says what is wrong" for code in codes)
-    schema: dict[str, Any] = {"$ref": _REF.format(model=Error.__name__)}
+    schema: dict[str, Any] = {"$ref": _REF.format(model=_ERRORS[dialect].__name__)}
     if open:
         says = "; ".join(filter(None, (says, "the engine's own errors")))
     else:
@@ -198,7 +223,7 @@ def _schemas(operations: Iterable[Operation]) -> tuple[Refs, Mapping[str, Any]]:
 
 
 def _shapes(operations: Iterable[Operation]) -> Iterator[tuple[type[BaseModel], Any]]:
-    yield Error, "serialization"
+    yield from ((error, "serialization") for error in _ERRORS.values())
     for operation in operations:
         yield from ((a.shape, "serialization") for a in operation.answers.values() if a.shape is not None)
         yield from ((shape, "validation") for shape in (operation.takes or {}).values() if isinstance(shape, type))

@@ -10,6 +10,7 @@ from loradock_adapters import errors as core
 from loradock_server import wire
 from loradock_server.gateway import errors
 from loradock_server.gateway.openapi.operation import JSON, LIMITS, Answer, Errors, Operation
+from loradock_server.gateway.routes import dialect_of
 
 
 class _Open(BaseModel):
@@ -43,6 +44,24 @@ class InputRequest(InferenceRequest):
     """An input, as text or in parts."""
 
     input: str | list[Any]
+
+
+class MessagesRequest(ChatRequest):
+    """A conversation to go on with, as Anthropic's API has it."""
+
+    max_tokens: int
+
+
+class TokensRequest(InferenceRequest):
+    """Tokens."""
+
+    tokens: list[int]
+
+
+class TokenCount(_Open):
+    """How many tokens there are."""
+
+    input_tokens: int
 
 
 class TokenCounts(_Open):
@@ -88,6 +107,7 @@ class ModelList(BaseModel):
 
 
 _FAILS: Errors = (
+    errors.Unsupported,
     errors.ModelNotFound,
     core.VersionRetired,
     errors.EngineUnavailable,
@@ -99,15 +119,24 @@ _FAILS: Errors = (
     errors.KeyBusy,
 )
 _TAG = "inference"
-_STREAM = {"text/event-stream": {"type": "string", "description": "events as OpenAI has them, ended by [DONE]"}}
+_STREAM = {"text/event-stream": {"type": "string", "description": "events, as the API in question has them"}}
 
 
-def _inference(path: str, id: str, summary: str, takes: type[BaseModel], gives: type[BaseModel]) -> Operation:
+def _inference(
+    path: str,
+    id: str,
+    summary: str,
+    takes: type[BaseModel],
+    gives: type[BaseModel] = EngineAnswer,
+    *,
+    streams: bool = False,
+) -> Operation:
+    says = "With `stream` as events. An error after the first byte comes as the last event." if streams else ""
     answer = Answer(
         gives,
-        "The answer; with `stream` as events. An error after the first byte comes as the last event.",
+        f"The answer. {says}".strip(),
         sometimes=(wire.ADAPTER, wire.DIGEST, *LIMITS),
-        content=_STREAM,
+        content=_STREAM if streams else None,
     )
     return Operation(
         "POST",
@@ -120,14 +149,29 @@ def _inference(path: str, id: str, summary: str, takes: type[BaseModel], gives: 
         _FAILS,
         {JSON: takes},
         passes_engine_errors=True,
+        dialect=dialect_of(path),
     )
 
 
+def _twice(name: str, id: str, summary: str, takes: type[BaseModel]) -> tuple[Operation, Operation]:
+    return _inference(f"/{name}", id, summary, takes), _inference(f"/v1/{name}", f"{id}V1", summary, takes)
+
+
 OPERATIONS = (
-    _inference("/v1/chat/completions", "createChatCompletion", "Go on with a chat", ChatRequest, Completion),
-    _inference("/v1/completions", "createCompletion", "Go on with a text", CompletionRequest, Completion),
-    _inference("/v1/responses", "createResponse", "Answer, by the Responses API", InputRequest, EngineAnswer),
-    _inference("/v1/embeddings", "createEmbedding", "Embed texts, where the model can", InputRequest, EngineAnswer),
+    _inference(
+        "/v1/chat/completions", "createChatCompletion", "Go on with a chat", ChatRequest, Completion, streams=True
+    ),
+    _inference("/v1/completions", "createCompletion", "Go on with a text", CompletionRequest, Completion, streams=True),
+    _inference("/v1/responses", "createResponse", "Answer, by the Responses API", InputRequest, streams=True),
+    _inference("/v1/messages", "createMessage", "Answer, by Anthropic's Messages API", MessagesRequest, streams=True),
+    _inference("/v1/messages/count_tokens", "countTokens", "Count the tokens of messages", ChatRequest, TokenCount),
+    _inference("/v1/embeddings", "createEmbedding", "Embed texts, where the model can", InferenceRequest),
+    *_twice("score", "score", "Score pairs of texts, where the model can", InferenceRequest),
+    *_twice("rerank", "rerank", "Put texts in order, where the model can", InferenceRequest),
+    *_twice("classify", "classify", "Classify texts, where the model can", InferenceRequest),
+    *_twice("pooling", "pool", "A model's own output for texts, where it has one", InferenceRequest),
+    *_twice("tokenize", "tokenize", "The tokens of a text or of a chat", InferenceRequest),
+    *_twice("detokenize", "detokenize", "The text of tokens", TokensRequest),
     Operation(
         "GET",
         "/v1/models",

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from loradock_adapters import errors as core
 from loradock_server import wire
 from loradock_server.gateway import errors
+from loradock_server.gateway.routes import Dialect
 
 Scope = Literal["admin", "inference"]
 Errors = tuple[type[BaseException], ...]
@@ -77,7 +78,8 @@ class Operation:
     """One method of one path. `path` is as the route has it.
 
     `takes`: schemas or shapes of the body by media type; empty for none. `raises`: beyond what every operation with
-    this `scope` can answer. `observed`: it has a request id, and a gateway that drains turns it away.
+    this `scope` can answer. `dialect`: whose API its errors have the shape of. `observed`: it has a request id, and a
+    gateway that drains turns it away.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -92,6 +94,7 @@ class Operation:
     body_required: bool = True
     description: str = ""
     passes_engine_errors: bool = False
+    dialect: Dialect = "openai"
     observed: bool = True
 
     @property

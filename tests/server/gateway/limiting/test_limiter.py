@@ -17,9 +17,10 @@ from loradock_adapters.adapter_settings import AdapterSettings
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.rate_limits import NO_LIMITS, RateLimits
 from loradock_server.gateway.errors import AdapterBusy, KeyBusy, OverLimit, QuotaExhausted, RateLimited, explain
-from loradock_server.gateway.exchange import OPERATIONS, Exchange
+from loradock_server.gateway.exchange import Exchange
 from loradock_server.gateway.limiting.headers import duration
 from loradock_server.gateway.limiting.limiter import SETTLE_SECONDS, Limiter
+from loradock_server.gateway.routes import OPERATIONS
 from loradock_server.gateway.table import Target
 from loradock_server.gateway.usage import Usage
 from loradock_server.telemetry.metrics import GatewayMetrics

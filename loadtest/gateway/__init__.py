@@ -1,0 +1,1 @@
+"""What the gateway costs: wrk against one fake engine, directly and through gateways. `make bench-gateway`."""

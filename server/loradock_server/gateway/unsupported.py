@@ -1,0 +1,61 @@
+"""What OpenAI's API has and this server would silently ignore, so that somebody relied on it: refused instead.
+
+Harmless hints (`metadata`, `service_tier`, `prediction`, …) are let through. It knows fields and no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from loradock_server.gateway.errors import Unsupported
+from loradock_server.telemetry import attributes as names
+
+_KEEPS_NOTHING = "this server keeps no responses"
+
+
+def _given(value: Any) -> bool:
+    return value is not None
+
+
+def _is_true(value: Any) -> bool:
+    return value is True
+
+
+Asked = Callable[[Any], bool]
+
+_TOOLS = "an older form of `tools`, which would be ignored; use `tools` and `tool_choice`"
+_GUIDED = "not known to vLLM any more and would be ignored; use `response_format` or `structured_outputs`"
+_UNCONSTRAINED: Mapping[str, tuple[Asked, str]] = {
+    name: (_given, _GUIDED)
+    for name in ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend")
+}
+
+_REFUSED: Mapping[str, Mapping[str, tuple[Asked, str]]] = {
+    names.CHAT: {
+        "functions": (_given, _TOOLS),
+        "function_call": (_given, _TOOLS),
+        "audio": (_given, "for answers in sound; this server answers in text"),
+        "web_search_options": (_given, "for searching the web, which this server does not"),
+        **_UNCONSTRAINED,
+    },
+    names.TEXT_COMPLETION: _UNCONSTRAINED,
+    names.RESPONSES: {
+        "previous_response_id": (_given, f"not possible: {_KEEPS_NOTHING}; send the whole conversation as `input`"),
+        "conversation": (_given, "not possible: this server keeps no conversations; send the whole of it as `input`"),
+        "background": (_is_true, f"not possible: {_KEEPS_NOTHING} to be asked for later; use `stream`"),
+        "store": (_is_true, f"not possible: {_KEEPS_NOTHING}; leave it out or send false"),
+        "prompt": (_given, "a template that OpenAI stores; send its text as `instructions` and `input`"),
+        **_UNCONSTRAINED,
+    },
+}
+_NONE: Mapping[str, tuple[Asked, str]] = {}
+
+
+def refuse_unsupported(operation: str, body: Mapping[str, Any]) -> None:
+    """Look for such a field in the body of a request (by the operation's name). Raises Unsupported."""
+    refused = _REFUSED.get(operation, _NONE)
+    for name in refused.keys() & body.keys():
+        asked, why = refused[name]
+        if asked(body[name]):
+            raise Unsupported(f"`{name}` is {why}", param=name)
