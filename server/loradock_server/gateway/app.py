@@ -56,6 +56,7 @@ from loradock_server.gateway.errors import (
     explain,
     http_error,
 )
+from loradock_server.gateway.key_uses import KeyUses
 from loradock_server.gateway.limiting.limiter import Limiter
 from loradock_server.gateway.limiting.sharing import Sharing
 from loradock_server.gateway.observe import CALL, Call, Observe
@@ -172,8 +173,9 @@ def _build(
 
     follower = UsageFollower(engine, take)
     book = UsageBook(registry.usage, gateway_id, follower.resume)
-    auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
-    table.on_change.append(auth.forget)
+    key_uses = KeyUses(registry.keys)
+    auth = Authenticator(registry.keys, key_uses, open_inference=settings.open_inference, local_key=local_key)
+    table.read_along.append(auth.refresh)
     limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
@@ -194,6 +196,7 @@ def _build(
         usage=follower,
         book=book,
         auth=auth,
+        key_uses=key_uses,
         registrar=Registrar(
             registry,
             store,
@@ -226,6 +229,7 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
                 services.usage,
                 services.sharing,
                 services.operations,
+                services.key_uses,
             ):
                 services.background.start(part.follow())
             try:
@@ -235,6 +239,7 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
                 await services.background.stop()
                 await services.sharing.close()
                 await services.book.close()
+                await services.key_uses.flush()
 
     return lifespan
 

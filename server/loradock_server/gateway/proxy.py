@@ -25,7 +25,7 @@ from loradock_server.gateway.asgi import (
     read_body,
     send_answer,
 )
-from loradock_server.gateway.auth import ANONYMOUS, Caller
+from loradock_server.gateway.caller import ANONYMOUS, Caller
 from loradock_server.gateway.defaults import apply_settings
 from loradock_server.gateway.engine_answer import EngineAnswer
 from loradock_server.gateway.engine_client import refusal
@@ -83,7 +83,8 @@ class InferenceRoute:
     async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
         """Who asks, what for, and who will answer."""
         caller = await self._services.auth.inference(call.headers)
-        exchange.caller, exchange.holder = caller.id, caller
+        exchange.caller, exchange.tenant = caller.id, caller.tenant or ""
+        exchange.holder = caller
         require_json(call.headers.get("content-type"))
         settings = self._services.settings
         raw = await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout)
