@@ -98,7 +98,8 @@ class InferenceRoute:
         exchange.stream = body.get("stream") is True
         choices = body.get("n")
         exchange.choices = choices if isinstance(choices, int) else 1
-        exchange.target = self._services.table.resolve(model, _sticky_key(caller, body.get("user")))
+        sticky = _sticky_key(caller, body.get("user"))
+        exchange.target = self._services.table.resolve(model, sticky, caller.names)
         refuse_unsupported(self.operation.name, body)
         apply_settings(exchange.target.settings, self.operation.name, body)
         state = self._services.watch.state
@@ -228,6 +229,6 @@ def _sticky_key(caller: Caller, user: Any) -> str:
 
 
 def _salt(caller: Caller, own: Any) -> str:
-    """Keeps the prefix caches of two keys apart; a client's own salt divides its part further."""
+    """Keeps the prefix caches of two tenants apart; a client's own salt divides its part further."""
     part = own if isinstance(own, str) else ""
-    return hashlib.sha256(f"{caller.id}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(f"{caller.share}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()
