@@ -118,9 +118,8 @@ def create_app(
     )
     app.state.services = services
     # First, because routes are tried in order and these are the busy ones.
-    for operation in OPERATIONS:
-        route = InferenceRoute(operation, services)
-        app.router.routes.append(Route(operation.path, route, methods=["POST"]))
+    busy = {one.path: Route(one.path, InferenceRoute(one, services), methods=["POST"]) for one in OPERATIONS}
+    app.router.routes.extend(busy.values())
     for part in (
         models,
         stored_responses,
@@ -139,7 +138,7 @@ def create_app(
         describe,
     ):
         app.include_router(part.build_router(services))
-    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
+    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain, busy=busy)
     _answer_errors(app)
     return app
 

@@ -74,6 +74,9 @@ class Exchange:
         `content` puts the prompt into it.
         """
         assert self.target is not None
+        if not self.server_span.is_recording():  # then no sampler would have its child recorded
+            self.span = self.server_span
+            return
         about = _about(self.target, base_name)
         self.server_span.set_attributes(about)
         self.span = tracer.start_span(
@@ -89,8 +92,6 @@ class Exchange:
                 **about,
             },
         )
-        if not self.span.is_recording():
-            return
         if self.stream:
             self.span.set_attribute(names.REQUEST_STREAM, True)
         if self.choices != 1:
@@ -110,6 +111,8 @@ class Exchange:
 
     def close_span(self) -> None:
         """End the CLIENT span with the time at which the request ended, however late it is now."""
+        if not self.span.is_recording():
+            return
         if self.residency:
             self.span.set_attribute(names.ADAPTER_RESIDENCY, self.residency)
         if self.time_to_first_content is not None:

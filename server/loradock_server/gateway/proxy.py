@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import secrets
 import time
 from typing import Any
 
-from opentelemetry import trace
 from starlette.types import Receive, Scope, Send
 
 from loradock_server import wire
+from loradock_server.gateway import fast_json
 from loradock_server.gateway.asgi import (
     DisconnectWatch,
-    cancelled_on_disconnect,
     read_body,
     send_answer,
 )
@@ -129,20 +127,18 @@ class InferenceRoute:
             headers[wire.PRIORITY] = target.settings.priority
             if target.signature is not None:
                 headers[wire.SIGNATURE] = target.signature
-        tracing.inject(headers, trace.set_span_in_context(exchange.span))
+        tracing.inject(headers, exchange.span)
         body["model"] = target.model if computes else self._services.table.base_name
         exchange.sent = True
         try:
-            async with (
-                cancelled_on_disconnect(receive) as watch,
-                self._services.engine.post(
-                    self.operation.engine_path, json.dumps(body).encode(), headers, stream=exchange.stream
-                ) as upstream,
-            ):
-                exchange.residency = upstream.headers.get(wire.RESIDENCY)
-                if exchange.residency:
-                    exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
-                await answer.relay(upstream, watch)
+            with DisconnectWatch(receive) as watch:
+                async with self._services.engine.post(
+                    self.operation.engine_path, fast_json.encode(body), headers, stream=exchange.stream
+                ) as upstream:
+                    exchange.residency = upstream.headers.get(wire.RESIDENCY)
+                    if exchange.residency:
+                        exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
+                    await answer.relay(upstream, watch)
         except EngineUnavailable:
             exchange.sent = False  # a dead engine reports no usage
             raise
