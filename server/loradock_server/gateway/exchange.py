@@ -15,6 +15,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode, Tracer
 
+from loradock_server.gateway.limiting.permit import Holder, Permit
 from loradock_server.gateway.routes import Operation
 from loradock_server.gateway.table import Target
 from loradock_server.telemetry import attributes as names
@@ -38,6 +39,9 @@ class Exchange:
     operation: Operation
     server_span: Span = INVALID_SPAN
     caller: str = ""
+    holder: Holder | None = None
+    permit: Permit | None = None
+    limit_headers: tuple[tuple[str, str], ...] = ()
     tenant: str = ""
     asked: str = ""
     target: Target | None = None

@@ -62,9 +62,7 @@ class InferenceRoute:
         answer = Answer(exchange, send)
         try:
             body = await self._admit(call, exchange, receive)
-            assert exchange.target is not None
-            with self._services.concurrency.one_more(exchange.target):
-                await self._forward(exchange, body, receive, answer)
+            await self._forward(exchange, body, receive, answer)
         except ClientGone as error:
             exchange.code, exchange.error = CLIENT_GONE_STATUS, error
         except asyncio.CancelledError as error:
@@ -74,17 +72,21 @@ class InferenceRoute:
             exchange.error = error
             if explain(error).status == 500:
                 _log.exception("request %s failed", call.request_id, extra={"request_id": call.request_id})
+            self._services.limiter.tell(exchange)
             await answer.fail(error)
         finally:
+            self._services.limiter.finish(exchange)
             self._services.ledger.finish(exchange)
 
     async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
         """Who asks, what for, and who will answer."""
         caller = await self._services.auth.inference(call.headers)
         exchange.caller, exchange.tenant = caller.id, caller.tenant or ""
+        exchange.holder = caller
         require_json(call.headers.get("content-type"))
         settings = self._services.settings
-        body = parse_request(await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout))
+        raw = await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout)
+        body = parse_request(raw)
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequest(
@@ -103,6 +105,7 @@ class InferenceRoute:
             raise EngineUnavailable(str(state.problem))
         if self.operation.takes_salt:
             body["cache_salt"] = _salt(caller, body.get("cache_salt"))
+        self._services.limiter.admit(exchange, body, len(raw))
         return body
 
     async def _forward(self, exchange: Exchange, body: dict[str, Any], receive: Receive, answer: Answer) -> None:
@@ -198,9 +201,10 @@ class Answer:
 
     def _headers(self) -> list[tuple[str, str]]:
         target = self._exchange.target
+        limits = [*self._exchange.limit_headers]
         if target is None or target.ref is None or target.digest is None:
-            return []
-        return [(wire.ADAPTER, target.ref.id), (wire.DIGEST, target.digest)]
+            return limits
+        return [*limits, (wire.ADAPTER, target.ref.id), (wire.DIGEST, target.digest)]
 
     async def fail(self, error: Exception) -> None:
         """Tell the client: by status as long as there is none, else by a last event and the stream's regular end."""
