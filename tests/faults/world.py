@@ -137,6 +137,7 @@ def running_gateway(folder: Path, base: BaseModel, engine: Engine, **flags: Any)
             "model": str(base.folder),
             "admin_key": KEY,
             "engine_url": f"http://127.0.0.1:{engine.port}",
+            "base_max_concurrency": 10_000,  # so that places are counted
             **flags,
         },
         "base": str(base.folder),
