@@ -93,7 +93,7 @@ class RootGroup(LazyGroup):
                 loradock restore /backups/loradock-monday --home /srv/loradock-2
             """),
         ),
-        "keys": Lazy("loradock_server.cli.keys:app", "Create, list and revoke API keys.", _MANAGE),
+        "keys": Lazy("loradock_server.cli.keys:app", "Create, change, rotate and revoke API keys.", _MANAGE),
         "usage": Lazy(
             "loradock_server.cli.usage:app",
             "Show how many requests and tokens were used, by whom, and what they cost.",
