@@ -12,7 +12,7 @@ from typing import Any
 
 from loradock_adapters.registry.usage import Sums, hour_start
 from loradock_adapters.registry.usage_report import HOURS_OF_A_DAY, Dimension, Group
-from loradock_server.gateway.auth import ANONYMOUS, LOCAL
+from loradock_server.gateway.caller import ANONYMOUS, LOCAL
 from loradock_server.gateway.usage_query import cursor_of
 from loradock_server.prices import Prices, shown, total
 
