@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.drain import Drain
-from loradock_server.gateway.limiting.subject import Subject
+from loradock_server.gateway.limiting.limiter import Limiter
 from loradock_server.gateway.server import Started, run_gateway
 from loradock_server.settings import load_settings
 from loradock_server.telemetry.logs import configure_logging
@@ -35,7 +35,7 @@ def held() -> dict[str, int]:
     return {
         "tasks": len(tasks),
         "in_flight": sum(one.in_flight for one in found if type(one) is Drain),
-        "permits": sum(one.running for one in found if type(one) is Subject),
+        "permits": sum(held.running for one in found if type(one) is Limiter for held in one.subjects.values()),
     }
 
 
