@@ -18,6 +18,8 @@ from loradock_server.settings import Settings
 from .admission import Rules
 
 PLUGIN = "loradock"  # our entry point in vllm.general_plugins
+# The format that most open models were taught, of those whose parser takes any tokenizer. Another one: in engine_args.
+TOOL_PARSER = "hermes"
 # vLLM sizes its slots by one of these (LoRAConfig.max_lora_rank); an adapter may have any rank up to it.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -93,6 +95,9 @@ def vllm_flags(order: LaunchOrder, *, on_cpu: bool, trace_endpoint: str | None) 
         f"--max-model-len={order.max_model_len}",
         f"--dtype={order.dtype}",
         "--enable-prompt-tokens-details",
+        # Without a parser vLLM refuses `tools`, even where the answer's grammar is fixed and there is nothing to parse.
+        "--enable-auto-tool-choice",
+        f"--tool-call-parser={TOOL_PARSER}",
         "--disable-fastapi-docs",
         "--disable-uvicorn-access-log",
     ]

@@ -35,7 +35,7 @@ def parse_request(body: bytes) -> dict[str, Any]:
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             part
             for outer in level
