@@ -28,6 +28,7 @@ from loradock_server.base import ServedBase
 from loradock_server.gateway.server import Started, run_gateway
 from loradock_server.settings import load_settings
 
+TOKEN = "between-the-two"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -58,7 +59,7 @@ def _serve(order: dict[str, Any]) -> None:
         await run_gateway(
             settings,
             base=ServedBase(base, base.name),
-            engine_token="nobody listens",
+            engine_token=TOKEN,
             stop=asyncio.Event(),
             on_started=say,
             tracer_provider=TracerProvider(),

@@ -54,7 +54,7 @@ class Reply:
     `gate` is waited for before token `gate_at`; `die_at` kills the engine before that token, and `break_off_at` ends
     the stream there as if it were whole. `hang_up_after` seconds cuts every connection instead of answering. `error`
     with `status` answers an error body as it is; `stream_error` comes as the first event of a stream, or, with
-    `break_off_at`, as the last one before [DONE].
+    `break_off_at`, as the last one before [DONE]. `pause` is how many seconds each token takes.
     """
 
     tokens: tuple[str, ...] = ("Hello", " world")
@@ -68,6 +68,7 @@ class Reply:
     stream_error: dict[str, Any] | None = None
     headers: tuple[tuple[str, str], ...] = ()
     input_tokens: int = 5
+    pause: float = 0.0
     residency: str = "resident"
 
 
@@ -82,9 +83,9 @@ class Seen:
 
 @dataclass(slots=True)
 class FakeEngine:
-    """Start it with `running_engine`. `history` has every inference request, `unloaded` every unloaded id, `pins` what
-    it was last told to keep, `pinned` how often it was told, `probed` every probed id; `verdict` is what it answers
-    then (status and body); so many `busy_unloads` are refused, as while requests run.
+    """Start it with `running_engine`. `history` has every inference request, `published` every usage record, `unloaded`
+    every unloaded id, `pins` what it was last told to keep, `pinned` how often it was told, `probed` every probed id;
+    `verdict` is what it answers then (status and body); so many `busy_unloads` are refused, as while requests run.
     """
 
     socket: Path
@@ -96,6 +97,7 @@ class FakeEngine:
     restarts: int = 0
     adapters: list[dict[str, Any]] = field(default_factory=list)
     history: list[Seen] = field(default_factory=list)
+    published: list[dict[str, Any]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
     pins: list[dict[str, Any]] = field(default_factory=list)
@@ -252,25 +254,24 @@ class FakeEngine:
             return
         if self.usage_gate is not None:
             await self.usage_gate.passed()
-        await feed.publish(
-            headers[wire.GATEWAY],
-            {
-                "request_id": headers[wire.REQUEST_ID],
-                "adapter": headers.get(wire.ADAPTER),
-                "digest": headers.get(wire.DIGEST),
-                "input_tokens": reply.input_tokens if reply.error is None else 0,
-                "output_tokens": sent.tokens,
-                "cached_tokens": 2 if reply.error is None else 0,
-                "finish_reason": "stop" if finished else "abort",
-                "queue_seconds": 0.001,
-                "time_to_first_token_seconds": 0.123,
-                "residency": reply.residency,
-                "ended_at": self.clock(),
-                "key": headers.get(wire.KEY, ""),
-                "tenant": headers.get(wire.TENANT, ""),
-                "status": reply.status,
-            },
-        )
+        record = {
+            "request_id": headers[wire.REQUEST_ID],
+            "adapter": headers.get(wire.ADAPTER),
+            "digest": headers.get(wire.DIGEST),
+            "input_tokens": reply.input_tokens if reply.error is None else 0,
+            "output_tokens": sent.tokens,
+            "cached_tokens": 2 if reply.error is None else 0,
+            "finish_reason": "stop" if finished else "abort",
+            "queue_seconds": 0.001,
+            "time_to_first_token_seconds": 0.123,
+            "residency": reply.residency,
+            "ended_at": self.clock(),
+            "key": headers.get(wire.KEY, ""),
+            "tenant": headers.get(wire.TENANT, ""),
+            "status": reply.status,
+        }
+        self.published.append(record)
+        await feed.publish(headers[wire.GATEWAY], record)
 
     async def _reply(self, reply: Reply, seen: Seen, sent: _Progress, send: Send) -> None:
         if reply.hang_up_after is not None:
@@ -314,6 +315,8 @@ class FakeEngine:
         for number, token in enumerate(reply.tokens):
             if reply.gate is not None and number == reply.gate_at:
                 await reply.gate.passed()
+            if reply.pause:
+                await asyncio.sleep(reply.pause)
             if number == reply.die_at:
                 sent.died = True
                 self._die()

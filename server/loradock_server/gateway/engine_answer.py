@@ -15,6 +15,7 @@ from loradock_server.gateway.errors import EngineGarbled
 # Far above what a model says in one go, logprobs and embeddings included: what is longer has no end.
 MAX_WHOLE_BYTES = 256 << 20
 MAX_EVENT_BYTES = 64 << 20
+_WHITE = b" \t\r\n"
 _KINDS = ("application/json", "text/event-stream")
 
 
@@ -72,6 +73,16 @@ class EngineAnswer:
             size += len(part)
             _require(size, MAX_WHOLE_BYTES, "an answer")
         return b"".join(parts)
+
+    async def whole_object(self) -> bytes:
+        """Everything, which looks like one JSON object from both ends: what lies between is not read.
+
+        Raises EngineGarbled.
+        """
+        body = await self.whole()
+        if not (body.startswith(b"{") and body.rstrip(_WHITE).endswith(b"}")):
+            raise EngineGarbled(f"the engine's answer of {len(body)} bytes is not one JSON object, or not all of it")
+        return body
 
     async def first_event(self) -> bytes:
         """Bytes up to at least the end of the first event (or of the stream).

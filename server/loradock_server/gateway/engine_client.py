@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from loradock_server import wire
 from loradock_server.gateway.engine_answer import EngineAnswer, Stage, Timeouts
@@ -44,6 +45,8 @@ UNLOAD_SECONDS = 30.0
 PINS_SECONDS = 5.0
 PROBE_SECONDS = 60.0  # loads the adapter and waits for its turn like a request
 USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
+
+_STATEMENT_BYTES = 64 << 20
 
 
 class EngineClient:
@@ -159,8 +162,8 @@ class EngineClient:
                 timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS),
             ) as response:
                 if response.status >= 400:
-                    raise refusal(response.status, await response.read(), response.headers.get("retry-after"))
-                verdict = await response.json(content_type=None)
+                    raise refusal(response.status, await _whole(response), response.headers.get("retry-after"))
+                verdict = json.loads(await _whole(response))
         if not isinstance(verdict, dict):
             raise EngineUnavailable(f"the engine's verdict is {type(verdict).__name__}, not an object")
         return verdict
@@ -172,7 +175,7 @@ class EngineClient:
                 self._base + wire.METRICS, timeout=aiohttp.ClientTimeout(total=METRICS_SECONDS)
             ) as response:
                 response.raise_for_status()
-                return await response.read()
+                return await _whole(response)
 
     @asynccontextmanager
     async def usage(self, after: int) -> AsyncIterator[tuple[str | None, AsyncIterator[bytes]]]:
@@ -196,7 +199,7 @@ class EngineClient:
                 method, self._base + path, json=body, timeout=aiohttp.ClientTimeout(total=seconds)
             ) as response:
                 response.raise_for_status()
-                return await response.json(content_type=None)
+                return json.loads(await _whole(response))
 
     @contextmanager
     def _cuttable(self) -> Iterator[None]:
@@ -223,7 +226,9 @@ class EngineClient:
 
 
 class _Translated:
-    """Turns aiohttp's exceptions into ours; `total` is how many seconds the call had, where it had a limit."""
+    """Turns aiohttp's exceptions into ours; `total` is how many seconds the call had, where it had a limit: then it was
+    for a statement in JSON, and what is none is translated too.
+    """
 
     def __init__(self, total: float | None = None) -> None:
         self._total = total
@@ -239,7 +244,9 @@ class _Translated:
             raise EngineTimeout(f"the engine did not answer {within}") from error
         if isinstance(error, aiohttp.ClientResponseError) and error.status == 401:
             raise EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)") from error
-        if isinstance(error, (aiohttp.ClientResponseError, json.JSONDecodeError, UnicodeDecodeError)):
+        if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)) or (
+            self._total is not None and isinstance(error, (ValueError, RecursionError))  # no JSON
+        ):
             raise _garbled(error) from error
         if isinstance(error, aiohttp.ClientError):
             raise EngineUnavailable(_in_words(error)) from error
@@ -277,11 +284,23 @@ def _garbled(error: Exception) -> EngineGarbled:
     )
 
 
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """What the engine says of itself. Raises EngineGarbled when that has no end."""
+    parts: list[bytes] = []
+    size = 0
+    while part := await response.content.readany():
+        parts.append(part)
+        size += len(part)
+        if size > _STATEMENT_BYTES:
+            raise EngineGarbled(f"the engine says more than {_STATEMENT_BYTES} bytes of itself")
+    return b"".join(parts)
+
+
 def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused | EngineUnavailable:
     """The exception for an error that the engine answered with."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     error = value.get("error", value) if isinstance(value, Mapping) else None
     if not isinstance(error, Mapping):
@@ -290,7 +309,10 @@ def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused 
         error = {"message": f"the engine refused the request: {json.dumps(error['detail'])}"}
     if status == 401:
         return EngineUnavailable("the engine refused this gateway's token (LORADOCK_ENGINE_TOKEN)")
-    return EngineRefused(status, error, retry_after)
+    if status > 599:
+        return EngineGarbled(f"the engine answered with status {status}; is it a LoRADock engine?")
+    usable = retry_after is not None and retry_after.isascii() and retry_after.isdecimal()
+    return EngineRefused(status, error, retry_after if usable else None)
 
 
 def _in_words(error: Exception) -> str:

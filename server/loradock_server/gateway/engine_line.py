@@ -226,6 +226,12 @@ class _Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             reply.fail(BrokenOff(str(error)) if reply.began else NotHttp(str(error)))
             self.abort()
+        if not reply.began:
+            # The parser tells of whole headers only; one without end would grow in there.
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                reply.fail(NotHttp("the head is too long"))
+                self.abort()
         reply.wake()
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -272,9 +272,12 @@ def explain(error: BaseException) -> ErrorAnswer:
     return _answer(rule.status, message, rule, None, getattr(error, "param", None), extra)
 
 
+_HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed", 408: "request_timeout", 431: "too_large"}
+
+
 def http_error(status: int, message: str) -> ErrorAnswer:
     """The answer for an error that the web framework raised (404, 405 and their like)."""
-    code = {404: "route_not_found", 405: "method_not_allowed"}.get(status)
+    code = _HTTP_CODES.get(status)
     kind = "invalid_request_error" if status < 500 else "server_error"
     return _answer(status, message, Rule(status, code, kind), None)
 

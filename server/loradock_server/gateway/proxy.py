@@ -164,7 +164,7 @@ class Answer:
         if upstream.is_stream:
             await self._relay_stream(upstream, content_type, watch)
             return
-        body = await upstream.whole()
+        body = await upstream.whole_object()
         self._exchange.code = upstream.status
         watch.finished = True
         await send_answer(self._send, upstream.status, (("content-type", content_type), *self._headers()), body)

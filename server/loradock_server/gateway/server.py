@@ -23,11 +23,13 @@ from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
 from loradock_server.base import ServedBase
 from loradock_server.gateway.app import create_app
+from loradock_server.gateway.client_connection import ClientConnection
 from loradock_server.gateway.identity import Identity
 from loradock_server.gateway.services import Services
 from loradock_server.settings import Settings
 from loradock_server.telemetry import tracing
 
+KEEP_ALIVE_SECONDS = 75  # longer than the pools of common clients
 # After the drain everything was answered or cut; this is for the closing of sockets.
 _CLOSE_SECONDS = 5
 
@@ -78,7 +80,7 @@ async def run_gateway(
         )
         # The lifespan is entered here and not by uvicorn, which would answer a failure by leaving the process.
         with _listening(settings.host, settings.port) as listener:
-            async with app.router.lifespan_context(app), _served(app, listener) as serving:
+            async with app.router.lifespan_context(app), _served(app, listener, settings.client_timeout) as serving:
                 app.state.services.background.start(_sweep(store))
                 if on_started is not None:
                     on_started(Started(_url(listener), first_key))
@@ -108,19 +110,23 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _served(app: FastAPI, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+async def _served(app: FastAPI, listener: socket.socket, client_timeout: float) -> AsyncIterator[asyncio.Task[None]]:
     """Answer on this socket inside the block; yields the task that does, which only ends early on a failure."""
+
+    class Connection(ClientConnection):
+        patience_seconds = client_timeout
+
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=75,  # longer than the pools of common clients
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_CLOSE_SECONDS,
         )
     )

@@ -64,7 +64,7 @@ _REFUSED: Mapping[str, Mapping[str, tuple[Asked, str]]] = {
         "prompt": (_given, "a template that OpenAI stores; send its text as `instructions` and `input`"),
         "tools": (
             _run_elsewhere,
-            "only for functions here: this server runs no tools of its own (`type` is `function`)",
+            "for functions alone: this server runs no tools (`type` is `function`)",
         ),
         **_UNCONSTRAINED,
         **_OURS,

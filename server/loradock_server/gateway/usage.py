@@ -61,9 +61,9 @@ class Usage:
             input_tokens=_count(line["input_tokens"]),
             output_tokens=_count(line["output_tokens"]),
             cached_tokens=_count(line.get("cached_tokens") or 0),
-            finish_reason=line.get("finish_reason"),
-            time_to_first_token=line.get("time_to_first_token_seconds"),
-            residency=line.get("residency"),
+            finish_reason=_text(line.get("finish_reason")) or None,
+            time_to_first_token=_seconds(line.get("time_to_first_token_seconds")),
+            residency=_text(line.get("residency")) or None,
             ended_at=_moment(line.get("ended_at")),
             key_id=_text(line.get("key")),
             tenant=_text(line.get("tenant")),
@@ -78,6 +78,10 @@ def _count(value: Any) -> int:
 def _moment(value: Any) -> float:
     there = isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= _LAST_SECOND
     return float(value) if there else time.time()
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _text(value: Any) -> str:
@@ -131,7 +135,7 @@ class UsageFollower:
         try:
             value = json.loads(line)
             seq, before, usage = int(value["seq"]), int(value.get("before") or 0), Usage.parse(value)
-        except (ValueError, KeyError, TypeError, OverflowError, AttributeError, InvalidName) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError, InvalidName) as error:
             _log.error("the engine sent a usage line that cannot be read: %s", error)
             return
         if seq > self._after:

@@ -12,7 +12,10 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from loradock_adapters.base_model import BaseModel
 from loradock_server.gateway.engine_client import EngineClient
@@ -22,6 +25,48 @@ from loradock_server.telemetry.metrics import GatewayMetrics
 POLL_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Adapter(TypedDict):
+    id: str
+    digest: NotRequired[str | None]
+    tier: NotRequired[str | None]
+    bytes: NotRequired[Count | None]
+    in_flight: NotRequired[Count]
+    last_used: NotRequired[Annotated[float, Field(ge=0, le=4_000_000_000)] | None]
+    pinned: NotRequired[bool]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Pin(TypedDict):
+    id: str
+    digest: NotRequired[str | None]
+    pin_problem: NotRequired[str | None]
+
+
+class _Base(TypedDict):
+    name: NotRequired[str | None]
+    digest: NotRequired[str | None]
+
+
+class _Told(TypedDict):
+    """What the engine says of itself, as far as it is used here. Others read it as it is, so its types must hold."""
+
+    ready: bool
+    generation: NotRequired[str | None]
+    restarts: NotRequired[Count | None]
+    base: NotRequired[_Base | None]
+    max_model_len: NotRequired[Count | None]
+    adapters: NotRequired[list[_Adapter] | None]
+    pins: NotRequired[list[_Pin] | None]
+    memory: NotRequired[dict[str, Count | None] | None]
+
+
+_TOLD = TypeAdapter(_Told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +120,11 @@ class EngineWatch:
         except (EngineUnavailable, EngineTimeout) as error:
             # Its adapters died with it; how often it was restarted is still known.
             state = _without_memory(self.state, str(error))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            problem = f"the engine's state cannot be read ({error!r}); is {self._engine.address} a LoRADock engine?"
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in fault["loc"])
+            what = f"{where}: {fault['msg']}"
+            problem = f"the engine's state cannot be read ({what}); is {self._engine.address} a LoRADock engine?"
             state = _without_memory(self.state, problem)
         if losses == self._losses:  # else a request has found out more meanwhile
             self._become(state)
@@ -100,24 +148,26 @@ class EngineWatch:
                 extra={"generation": self.state.generation, "reason": self.state.problem},
             )
 
-    def _read(self, told: Mapping[str, Any]) -> EngineState:
+    def _read(self, said: Mapping[str, Any]) -> EngineState:
+        told = _TOLD.validate_python(said)
         base = told.get("base") or {}
-        digest = str(base.get("digest") or "")
+        digest = base.get("digest") or ""
         wrong_base = digest not in ("", self._base.digest)
-        problem = None if told.get("ready") is True else "the engine is starting"
+        problem = None if told["ready"] else "the engine is starting"
         if wrong_base:
             problem = (
                 f"the engine has base model {base.get('name')!r} (digest {digest[:12]}…), "
                 f"this gateway {self._base.name!r} ({self._base.digest[:12]}…); start both with the same --model"
             )
+        pins = told.get("pins")
         return EngineState(
             problem=problem,
             wrong_base=wrong_base,
             generation=told.get("generation"),
-            restarts=max(int(told.get("restarts") or 0), 0),
+            restarts=told.get("restarts") or 0,
             max_model_len=told.get("max_model_len"),
             adapters={adapter["id"]: adapter for adapter in told.get("adapters") or ()},
-            pins=None if told.get("pins") is None else {pin["id"]: pin for pin in told["pins"]},
+            pins=None if pins is None else {pin["id"]: pin for pin in pins},
             memory=told.get("memory"),
         )
 

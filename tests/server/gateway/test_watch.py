@@ -47,3 +47,54 @@ def test_an_answer_from_before_the_engine_was_lost_does_not_make_it_ready_again(
         assert watch.state.ready
 
     asyncio.run(main())
+
+
+class LyingClient(EngineClient):
+    def __init__(self, said: Any) -> None:
+        super().__init__("unix:/nowhere", "token", "gateway", timeouts=Timeouts(1, 1, 1, 1))
+        self.said = said
+
+    async def state(self) -> dict[str, Any]:
+        said: dict[str, Any] = self.said
+        return said
+
+
+async def _lied_to(said: Any, base: BaseModel) -> EngineWatch:
+    client = LyingClient({"ready": True})
+    watch = EngineWatch(client, base, GatewayMetrics(CollectorRegistry(), 10))
+    await watch.ask()
+    assert watch.state.ready
+    client.said = said
+    await watch.ask()
+    return watch
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"ready": "\ud800"},
+        {"ready": float("inf")},
+        {"ready": True, "restarts": 1e300},
+        {"ready": True, "restarts": [1]},
+        {"ready": True, "restarts": 10**30},
+        {"ready": True, "restarts": -1},
+        {"ready": True, "adapters": 5},
+        {"ready": True, "adapters": [None]},
+        {"ready": True, "adapters": [{"id": {}}]},
+        {"ready": True, "adapters": [{"tier": "cpu"}]},
+        {"ready": True, "adapters": [{"id": "a@1", "last_used": 1e300}]},
+        {"ready": True, "adapters": [{"id": "a@1", "bytes": "many"}]},
+        {"ready": True, "pins": {"a@1": "x"}},
+        {"ready": True, "base": "tiny"},
+        {"ready": True, "memory": [1, 2]},
+        {"ready": True, "max_model_len": {}},
+        {"ready": True, "generation": ["g"]},
+    ],
+)
+def test_a_state_of_other_types_is_a_problem_and_nothing_of_it_is_kept(said: Any, tmp_path: Path) -> None:
+    state = asyncio.run(_lied_to(said, BaseModel.read(write_base(tmp_path)))).state
+    assert not state.ready
+    assert state.problem is not None
+    assert "cannot be read" in state.problem
+    assert state.adapters == {}

@@ -1,0 +1,172 @@
+"""One client's connection: how long its heads may take and be, and how long it may leave what we send unread.
+
+Uvicorn bounds none of that, and tells of bytes that are no HTTP in plain text. It knows no route and no body; the time
+for a body is `asgi`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from loradock_server import wire
+from loradock_server.gateway.errors import http_error
+
+MAX_HEAD_BYTES = 64 << 10
+
+_log = logging.getLogger(__name__)
+
+
+class ClientConnection(HttpToolsProtocol):
+    """Make a subclass with `patience_seconds` for uvicorn, which builds one for each connection."""
+
+    patience_seconds: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = False
+        self._head_began = False  # in the piece that is being parsed
+        self._head_bytes = 0
+        self._refusal: tuple[int, str] | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    # The request line and headers
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_head_timer()
+        self._cancel_unread_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._head_began = False
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head and not self._head_began:
+            # All of it belongs to a head that has no end yet. The parser tells of whole headers only.
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+                self.send_400_response("")
+        elif self._head_timer is None and self.timeout_keep_alive_task is None and not self._is_answering:
+            self._expect_head()  # bytes that begin no request end the wait for one, but not for ever
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = self._head_began = True
+        self._head_bytes = 0
+        if self._head_timer is None:
+            self._expect_head()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._measure(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._measure(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._cancel_head_timer()
+        super().on_headers_complete()
+
+    def _measure(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+            raise ValueError(self._refusal)  # the parser stops, and uvicorn calls `send_400_response`
+
+    def _refuse_head(self) -> None:
+        self._refusal = (431, f"the request line and headers have more than {MAX_HEAD_BYTES} bytes; send fewer")
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.patience_seconds, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.transport.is_closing():
+            return
+        if self._is_answering:
+            self._expect_head()  # of the request after the one that is being answered, which is no hurry
+            return
+        if not self._in_head:
+            self._close()  # it never asked anything
+            return
+        limit = f"{self.patience_seconds:g} s (LORADOCK_CLIENT_TIMEOUT)"
+        self._refusal = (408, f"the headers did not arrive within {limit}; send them in one go")
+        self.send_400_response("")
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no request we take; uvicorn calls it when the parser gives up."""
+        if self._is_answering:
+            self._close()  # an answer in the middle of another one would be read as part of that
+            return
+        request_id = uuid.uuid4().hex
+        status, text = self._refusal or (400, f"{msg} Send HTTP/1.1 with well-formed headers.")
+        _log.info("refused what is no request", extra={"request_id": request_id, "code": status, "reason": text})
+        answer = http_error(status, text)
+        lines = [
+            STATUS_LINE[status],
+            b"content-type: application/json\r\n",
+            b"content-length: %d\r\n" % len(answer.body),
+            b"%s: %s\r\n" % (wire.REQUEST_ID.encode(), request_id.encode()),
+            b"connection: close\r\n\r\n",
+            answer.body,
+        ]
+        self.transport.write(b"".join(lines))
+        self._close()
+
+    # What we send
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        self._cancel_unread_timer()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        # A transport that is closed waits for its buffer to empty, and a client that reads nothing never empties it.
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(self.patience_seconds, self._is_unread)
+
+    def _is_unread(self) -> None:
+        self._unread_timer = None
+        self.transport.abort()
+
+    def _cancel_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
