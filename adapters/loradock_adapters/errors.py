@@ -36,6 +36,7 @@
     │   └── BlobCorrupt
     ├── RegistryError
     │   ├── KeyNotFound           (LookupError)
+    │   ├── KeyConflict
     │   ├── OperationNotFound     (LookupError)
     │   └── ClaimReused
     └── BaseModelError
@@ -157,7 +158,7 @@ class InvalidSplit(AdapterError, ValueError):
 
 
 class InvalidSettings(AdapterError, ValueError):
-    """What is said of an adapter makes no sense; seen by whoever says it. `faults` has all that is wrong."""
+    """What is said of an adapter or a key makes no sense; seen by whoever says it. `faults` has all that is wrong."""
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         self.faults = faults
@@ -247,6 +248,10 @@ class RegistryError(LoraDockError):
 
 class KeyNotFound(RegistryError, LookupError):
     """No API key has this id."""
+
+
+class KeyConflict(RegistryError):
+    """What is asked for does not fit the state that a key is in, or would lock every administrator out."""
 
 
 class OperationNotFound(RegistryError, LookupError):

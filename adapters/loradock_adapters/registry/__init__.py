@@ -11,7 +11,8 @@ from loradock_adapters.registry.catalogue import (
 )
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.evaluations import EvaluationRecord, Gate
-from loradock_adapters.registry.keys import SCOPES, KeyRecord, KeyTable
+from loradock_adapters.registry.key_ring import Held, KeyRecord, KeyRing
+from loradock_adapters.registry.keys import KeyTable
 from loradock_adapters.registry.limit_counters import BucketTaken, DayTaken, LimitTable, Running, Together
 from loradock_adapters.registry.operations import Begun, Claim, Operation, OperationState, OperationTable, Sign
 from loradock_adapters.registry.registry import Registry
@@ -21,7 +22,6 @@ from loradock_adapters.registry.usage import UsageLedger
 from loradock_adapters.registry.versions import Staged
 
 __all__ = [
-    "SCOPES",
     "Action",
     "Actor",
     "AdapterRecord",
@@ -34,8 +34,10 @@ __all__ = [
     "DayTaken",
     "EvaluationRecord",
     "Gate",
+    "Held",
     "IfMatch",
     "KeyRecord",
+    "KeyRing",
     "KeyTable",
     "LimitTable",
     "Operation",

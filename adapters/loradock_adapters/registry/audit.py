@@ -53,6 +53,8 @@ class Action(StrEnum):
     ADAPTER_DELETED = "adapter.deleted"
     STORE_COLLECTED = "store.collected"
     KEY_CREATED = "key.created"
+    KEY_CHANGED = "key.changed"
+    KEY_ROTATED = "key.rotated"
     KEY_REVOKED = "key.revoked"
     USAGE_PRUNED = "usage.pruned"
 

@@ -1,54 +1,43 @@
-"""API keys: who may call. Secrets leave this module once, when they are made; the table has their SHA-256.
+"""API keys: who may call. Secrets leave this module once, when they are made; the tables have their SHA-256.
 
-A secret is 256 random bits, so a slow hash would protect nothing. It knows no HTTP and no rights beyond the
-two scopes.
+It knows no HTTP: what a key's settings mean for a request, the gateway knows.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import re
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import bindparam, delete, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from loradock_adapters.errors import KeyNotFound, RegistryError
+from loradock_adapters.errors import InvalidSettings, KeyConflict, KeyNotFound, RegistryError
+from loradock_adapters.faults import Fault
+from loradock_adapters.key_settings import ADMIN, INFER, KeySettings
+from loradock_adapters.rate_limits import RateLimits
 from loradock_adapters.registry.audit import MAX_PAGE, Action, Actor, note
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
-from loradock_adapters.registry.tables import KeyRow
+from loradock_adapters.registry.key_ring import Held, KeyRecord, KeyRing
+from loradock_adapters.registry.key_secrets import (
+    MAX_SECRET,
+    STRONG_SECRET,
+    fits_a_header,
+    new_secret,
+    prefix_of,
+    sha256_of,
+)
+from loradock_adapters.registry.tables import KeyRow, OldSecretRow, StateRow
 
-ADMIN = "admin"
-INFERENCE = "inference"
-SCOPES = frozenset({ADMIN, INFERENCE})
+GRACE = timedelta(hours=24)
+MAX_GRACE = timedelta(days=30)
 
-_MAX_SECRET = 512  # characters; longer ones are not hashed at all
-_STRONG_SECRET = 16
 _ID = re.compile(r"key-[0-9a-f]{12}")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """What may be shown of a key. `prefix` is the start of the secret, to recognise it by; times are UTC."""
-
-    id: str
-    name: str
-    scopes: frozenset[str]
-    prefix: str
-    created_at: datetime
-    revoked_at: datetime | None
-
-    @property
-    def revision(self) -> int:
-        """1, and 2 once it is revoked: nothing else of a key ever changes."""
-        return 1 if self.revoked_at is None else 2
 
 
 class KeyTable:
@@ -57,16 +46,12 @@ class KeyTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, name: str, scopes: Iterable[str], *, by: Actor) -> tuple[KeyRecord, str]:
-        """Make a key and return it with its secret, which cannot be read again."""
-        wanted = frozenset(scopes)
-        if not wanted or not wanted <= SCOPES:
-            raise RegistryError(f"scopes {sorted(wanted)} are not allowed; choose from {sorted(SCOPES)}")
-        if not 1 <= len(name) <= 100 or not name.isprintable():
-            raise RegistryError(f"key name {name[:80]!r} is not allowed; use 1 to 100 printable characters")
-        secret = _new_secret()
+    def create(self, said: Mapping[str, Any], *, by: Actor) -> tuple[KeyRecord, str]:
+        """Make a key and return it with its secret, which cannot be read again. Raises InvalidSettings."""
+        settings = KeySettings.new(said, datetime.now(UTC))
+        secret = new_secret()
         with self._database.write() as session:
-            row = _add(session, name, wanted, secret, by)
+            row = _add(session, settings, secret, by)
         return _record(row), secret
 
     def ensure_admin(self, secret: str | None = None) -> str | None:
@@ -74,40 +59,52 @@ class KeyTable:
 
         Returns None if there has ever been an admin key: a revoked secret never comes back by restarting.
         """
-        if secret is not None and not _fits_a_header(secret):
+        if secret is not None and not fits_a_header(secret):
             raise RegistryError(
-                f"the admin key must be 1 to {_MAX_SECRET} visible ASCII characters, no space; choose another"
+                f"the admin key must be 1 to {MAX_SECRET} visible ASCII characters, no space; choose another"
             )
         with self._database.write() as session:
             if any(ADMIN in row.scopes for row in session.scalars(select(KeyRow))):
                 session.rollback()
                 return None
-            chosen = secret or _new_secret()
-            _add(session, "first admin", frozenset({ADMIN, INFERENCE}), chosen, Actor("first start"))
-        if len(chosen) < _STRONG_SECRET:
+            chosen = secret or new_secret()
+            settings = KeySettings(name="first admin", scopes=(ADMIN, INFER))
+            _add(session, settings, chosen, Actor("first start"))
+        if len(chosen) < STRONG_SECRET:
             _log.warning(
-                "the chosen admin key has %d characters; %d or more resist guessing",
-                len(chosen),
-                _STRONG_SECRET,
+                "the chosen admin key has %d characters; %d or more resist guessing", len(chosen), STRONG_SECRET
             )
         return chosen
 
-    def verify(self, secret: str) -> KeyRecord | None:
-        """The key with this secret, or None if there is none or it was revoked."""
-        if not _fits_a_header(secret):
-            return None
-        digest = _sha256(secret)
+    def ring(self, since: KeyRing | None = None) -> KeyRing:
+        """Every secret that opens something now. With an earlier ring only the keys that changed are read."""
+        before = since or KeyRing()
         with self._database.read() as session:
-            row = session.scalar(select(KeyRow).where(KeyRow.secret_sha256 == digest))
-        # The index compares hashes, which tell nothing of the secret; this comparison leaks no time either.
-        if row is None or not hmac.compare_digest(row.secret_sha256, digest) or row.revoked_at is not None:
-            return None
-        return _record(row)
+            revision = session.scalars(select(StateRow.revision)).one()
+            if revision == before.revision:
+                return before
+            changed = KeyRow.revision > before.revision
+            rows = session.scalars(select(KeyRow).where(changed)).all()
+            old = session.scalars(select(OldSecretRow).join(KeyRow, KeyRow.id == OldSecretRow.key_id).where(changed))
+            ended = list(old)
+        records = {row.id: _record(row) for row in rows}
+        if not records:
+            return KeyRing(revision, before.secrets)
+        found = {digest: held for digest, held in before.secrets.items() if held.key.id not in records}
+        for row in rows:
+            if row.revoked_at is None:
+                digest = bytes.fromhex(row.secret_sha256)
+                found[digest] = Held(records[row.id], digest)
+        for one in ended:
+            if records[one.key_id].revoked_at is None:
+                digest = bytes.fromhex(one.secret_sha256)
+                found[digest] = Held(records[one.key_id], digest, one.ends_at)
+        return KeyRing(revision, found)
 
     def get(self, id: str) -> KeyRecord:
         """The key, revoked or not. Raises KeyNotFound."""
         with self._database.read() as session:
-            return _record(_require(session, id))
+            return _shown(session, [_require(session, id)])[0]
 
     def page(self, *, after: str | None = None, limit: int = 100) -> tuple[KeyRecord, ...]:
         """Keys, revoked ones too, oldest first: those that follow `after`. Raises KeyNotFound for no such key."""
@@ -116,35 +113,119 @@ class KeyTable:
             if after is not None:
                 last = _require(session, after)
                 wanted = wanted.where(tuple_(KeyRow.created_at, KeyRow.id) > tuple_(last.created_at, last.id))
-            return tuple(_record(row) for row in session.scalars(wanted))
+            return tuple(_shown(session, session.scalars(wanted)))
 
     def list(self) -> tuple[KeyRecord, ...]:
         """Every key, revoked ones too, oldest first."""
         with self._database.read() as session:
-            rows = session.scalars(select(KeyRow).order_by(KeyRow.created_at, KeyRow.id)).all()
-        return tuple(_record(row) for row in rows)
+            return tuple(_shown(session, session.scalars(select(KeyRow).order_by(KeyRow.created_at, KeyRow.id))))
+
+    def change(
+        self, id: str, patch: Mapping[str, Any], *, by: Actor, if_match: IfMatch | None = None
+    ) -> tuple[KeyRecord, bool]:
+        """Merge a JSON merge patch into what is said of a key; False with it when that changes nothing.
+
+        Raises KeyNotFound, InvalidSettings, ChangedMeanwhile, and KeyConflict for a revoked key or the last admin key.
+        """
+        now = datetime.now(UTC)
+        with self._database.write() as session:
+            row = _require(session, id)
+            _meet(if_match, row)
+            before = _settings(row)
+            after = before.patched(patch, now)
+            if after == before:
+                record = _shown(session, [row])[0]
+                session.rollback()
+                return record, False
+            _require_unrevoked(row)
+            if _is_lasting_admin(row) and (ADMIN not in after.scopes or after.expires_at is not None):
+                _require_another_admin(session, row, "taking the admin scope from it or letting it expire")
+            _say(row, after)
+            row.revision = session.info["revision"]
+            old, new = before.document(), after.document()
+            names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+            note(
+                session,
+                by,
+                Action.KEY_CHANGED,
+                before={"id": row.id, **{name: old.get(name) for name in names}},
+                after={"id": row.id, **{name: new.get(name) for name in names}},
+            )
+            record = _shown(session, [row])[0]
+        return record, True
+
+    def rotate(
+        self, id: str, *, by: Actor, grace: timedelta = GRACE, if_match: IfMatch | None = None
+    ) -> tuple[KeyRecord, str]:
+        """Give a key a new secret, which is returned with it. Earlier ones end after `grace`, at once for none.
+
+        Raises KeyNotFound, ChangedMeanwhile, InvalidSettings for a grace that is too long, KeyConflict for a revoked
+        or expired key.
+        """
+        if not timedelta() <= grace <= MAX_GRACE:
+            limit = f"must be from 0 to {int(MAX_GRACE.total_seconds())} seconds"
+            value = str(int(grace.total_seconds()))
+            raise InvalidSettings((Fault("invalid_setting", "grace", value, limit, "give fewer"),))
+        now = datetime.now(UTC)
+        secret, ends_at = new_secret(), now + grace
+        with self._database.write() as session:
+            row = _require(session, id)
+            _meet(if_match, row)
+            _require_unrevoked(row)
+            if row.expires_at is not None and row.expires_at <= now:
+                raise KeyConflict(
+                    f"key {id!r} expired at {row.expires_at.isoformat()}; give it a later expiry before a new secret"
+                )
+            session.execute(delete(OldSecretRow).where(OldSecretRow.key_id == id, OldSecretRow.ends_at <= now))
+            earlier = update(OldSecretRow).where(OldSecretRow.key_id == id, OldSecretRow.ends_at > ends_at)
+            session.execute(earlier.values(ends_at=ends_at))
+            if grace:
+                session.add(OldSecretRow(secret_sha256=row.secret_sha256, key_id=id, ends_at=ends_at))
+            before = row.prefix
+            row.secret_sha256, row.prefix = sha256_of(secret).hex(), prefix_of(secret)
+            row.revision = session.info["revision"]
+            grace_seconds = int(grace.total_seconds())
+            note(
+                session,
+                by,
+                Action.KEY_ROTATED,
+                before={"id": row.id, "name": row.name, "prefix": before},
+                after={"id": row.id, "name": row.name, "prefix": row.prefix, "grace_seconds": grace_seconds},
+            )
+            session.flush()
+            record = _shown(session, [row])[0]
+        return record, secret
 
     def revoke(self, id: str, *, by: Actor, if_match: IfMatch | None = None) -> KeyRecord:
-        """End a key for good; ending it twice changes nothing.
+        """End a key for good, with every secret it has; ending it twice changes nothing.
 
-        Raises KeyNotFound, ChangedMeanwhile, and RegistryError for the last admin key, which would lock everybody out.
+        Raises KeyNotFound, ChangedMeanwhile, and KeyConflict for the last admin key, which would lock everybody out.
         """
         with self._database.write() as session:
             row = _require(session, id)
-            if if_match is not None:
-                there = _record(row)
-                revoked = {"revision": there.revision, "revoked": there.revoked_at is not None}
-                if_match.require(f"key {id}", there.revision, revoked)
+            _meet(if_match, row)
             if row.revoked_at is not None:
-                record = _record(row)
+                record = _shown(session, [row])[0]
                 session.rollback()
                 return record
-            active = session.scalars(select(KeyRow).where(KeyRow.revoked_at.is_(None), KeyRow.id != id))
-            if ADMIN in row.scopes and not any(ADMIN in other.scopes for other in active):
-                raise RegistryError(f"key {id!r} is the last admin key; create another one before revoking it")
+            if _is_lasting_admin(row):
+                _require_another_admin(session, row, "revoking it")
             row.revoked_at = datetime.now(UTC)
-            note(session, by, Action.KEY_REVOKED, before=_shown(row))
+            row.revision = session.info["revision"]
+            session.execute(delete(OldSecretRow).where(OldSecretRow.key_id == id))
+            note(session, by, Action.KEY_REVOKED, before=_told(row))
         return _record(row)
+
+    def note_uses(self, uses: Mapping[str, datetime]) -> None:
+        """Keys by id that were used, and when last; an earlier moment than is known changes nothing."""
+        if not uses:
+            return
+        later = or_(KeyRow.last_used_at.is_(None), KeyRow.last_used_at < bindparam("at"))
+        noted = update(KeyRow.__table__).where(KeyRow.id == bindparam("key"), later)  # type: ignore[arg-type]
+        # In one order, so that gateways which do this at the same time do not wait for each other in a ring.
+        rows = [{"key": id, "at": uses[id]} for id in sorted(uses)]
+        with self._database.aside() as session:
+            session.connection().execute(noted.values(last_used_at=bindparam("at")), rows)
 
 
 def _require(session: Session, id: str) -> KeyRow:
@@ -154,37 +235,82 @@ def _require(session: Session, id: str) -> KeyRow:
     return row
 
 
-def _add(session: Session, name: str, scopes: frozenset[str], secret: str, by: Actor) -> KeyRow:
+def _require_unrevoked(row: KeyRow) -> None:
+    if row.revoked_at is not None:
+        raise KeyConflict(f"key {row.id!r} was revoked at {row.revoked_at.isoformat()}, for good; make another one")
+
+
+def _meet(if_match: IfMatch | None, row: KeyRow) -> None:
+    if if_match is not None:
+        there = {"revision": row.revision, "revoked": row.revoked_at is not None, "settings": _settings(row).document()}
+        if_match.require(f"key {row.id}", row.revision, there)
+
+
+def _is_lasting_admin(row: KeyRow) -> bool:
+    return ADMIN in row.scopes and row.revoked_at is None and row.expires_at is None
+
+
+def _require_another_admin(session: Session, row: KeyRow, before_what: str) -> None:
+    others = session.scalars(select(KeyRow).where(KeyRow.revoked_at.is_(None), KeyRow.id != row.id))
+    if not any(_is_lasting_admin(other) for other in others):
+        raise KeyConflict(
+            f"key {row.id!r} is the last admin key that does not expire; create another one before {before_what}"
+        )
+
+
+def _add(session: Session, settings: KeySettings, secret: str, by: Actor) -> KeyRow:
     row = KeyRow(
         id=f"key-{secrets.token_hex(6)}",
-        name=name,
-        scopes=sorted(scopes),
-        # Never more than a third, for secrets that somebody chose.
-        prefix=secret[: min(11, len(secret) // 3)],
-        secret_sha256=_sha256(secret),
+        prefix=prefix_of(secret),
+        secret_sha256=sha256_of(secret).hex(),
         created_at=datetime.now(UTC),
         revoked_at=None,
+        last_used_at=None,
+        revision=session.info["revision"],
     )
+    _say(row, settings)
     session.add(row)
-    note(session, by, Action.KEY_CREATED, after=_shown(row))
+    note(session, by, Action.KEY_CREATED, after=_told(row))
     return row
 
 
-def _shown(row: KeyRow) -> dict[str, object]:
-    return {"id": row.id, "name": row.name, "scopes": row.scopes}
+def _say(row: KeyRow, settings: KeySettings) -> None:
+    row.name, row.scopes, row.tenant = settings.name, list(settings.scopes), settings.tenant
+    row.adapters = None if settings.adapters is None else list(settings.adapters)
+    row.expires_at, row.limits = settings.expires_at, settings.limits.document()
 
 
-def _new_secret() -> str:
-    return f"ld-{secrets.token_urlsafe(32)}"
+def _settings(row: KeyRow) -> KeySettings:
+    # Not judged again: what was right when it was said may not lock a key out after the rules have changed.
+    return KeySettings.model_construct(
+        name=row.name,
+        scopes=tuple(row.scopes),
+        tenant=row.tenant,
+        adapters=None if row.adapters is None else tuple(row.adapters),
+        expires_at=row.expires_at and row.expires_at.astimezone(UTC),
+        limits=RateLimits.read(row.limits),
+    )
 
 
-def _fits_a_header(secret: str) -> bool:
-    return 1 <= len(secret) <= _MAX_SECRET and secret.isascii() and secret.isprintable() and " " not in secret
+def _told(row: KeyRow) -> dict[str, object]:
+    return {"id": row.id, **_settings(row).document()}
 
 
-def _sha256(secret: str) -> str:
-    return hashlib.sha256(secret.encode("ascii")).hexdigest()
+def _record(row: KeyRow, old_secret_until: datetime | None = None) -> KeyRecord:
+    return KeyRecord(
+        row.id,
+        _settings(row),
+        row.prefix,
+        row.revision,
+        row.created_at,
+        row.revoked_at,
+        row.last_used_at,
+        old_secret_until,
+    )
 
 
-def _record(row: KeyRow) -> KeyRecord:
-    return KeyRecord(row.id, row.name, frozenset(row.scopes), row.prefix, row.created_at, row.revoked_at)
+def _shown(session: Session, rows: Iterable[KeyRow]) -> list[KeyRecord]:
+    """Records with what is known of earlier secrets; of all that are good, not of these rows only."""
+    good = select(OldSecretRow.key_id, func.max(OldSecretRow.ends_at)).where(OldSecretRow.ends_at > datetime.now(UTC))
+    until = {key: ends_at for key, ends_at in session.execute(good.group_by(OldSecretRow.key_id))}
+    return [_record(row, until.get(row.id)) for row in rows]

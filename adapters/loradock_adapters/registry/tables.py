@@ -222,6 +222,22 @@ class KeyRow(Table):
     secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    tenant: Mapped[str | None] = mapped_column(String(63))
+    adapters: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    limits: Mapped[dict[str, Any]] = mapped_column(JSON, server_default="{}")
+    revision: Mapped[int] = mapped_column(BigInteger, server_default="0")  # the registry's, when it last changed
+
+
+class OldSecretRow(Table):
+    """A key's secret from before a rotation, as long as it is good."""
+
+    __tablename__ = "api_key_old_secrets"
+
+    secret_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    ends_at: Mapped[datetime]
 
 
 class LimitBucketRow(Table):

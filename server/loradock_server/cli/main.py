@@ -93,7 +93,7 @@ class RootGroup(LazyGroup):
                 loradock restore /backups/loradock-monday --home /srv/loradock-2
             """),
         ),
-        "keys": Lazy("loradock_server.cli.keys:app", "Create, list and revoke API keys.", _MANAGE),
+        "keys": Lazy("loradock_server.cli.keys:app", "Create, change, rotate and revoke API keys.", _MANAGE),
         "base": Lazy("loradock_server.cli.base:app", "Fetch the bundled base model.", _MAKE),
         "train": Lazy(
             "loradock_server.cli.train:train",

@@ -3,48 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from datetime import timedelta
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel as Body
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loradock_adapters.registry.keys import ADMIN
-from loradock_server.gateway.errors import Conflict
+from loradock_adapters.registry import KeyRecord
+from loradock_adapters.registry.keys import GRACE, MAX_GRACE
 from loradock_server.gateway.etags import Condition, etag_header
-from loradock_server.gateway.json_body import json_body
+from loradock_server.gateway.json_body import json_body, json_object
 from loradock_server.gateway.pages import AFTER, Limit, page_view
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.views import key_view
 
 KeyId = Annotated[str, Path(max_length=32, description="The key's id, as key-1f2e3d4c5b6a.")]
 
+_MAX_BYTES = 1 << 20
 
-class NewKey(Body):
-    """What POST /admin/keys takes."""
+
+class Rotation(Body):
+    """What POST /admin/keys/{key_id}/rotate takes; no body at all is the same as {}."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    scopes: Annotated[list[Literal["admin", "inference"]], Field(min_length=1)] = ["inference"]
-
-    @field_validator("name")
-    @classmethod
-    def _printable(cls, name: str) -> str:
-        if not name.isprintable():
-            raise ValueError("use printable characters only")
-        return name
+    grace_seconds: Annotated[int, Field(ge=0, le=int(MAX_GRACE.total_seconds()))] = Field(
+        default=int(GRACE.total_seconds()), description="how long the secret until now stays good"
+    )
 
 
-Wanted = Annotated[NewKey, Depends(json_body(NewKey))]
+Rotating = Annotated[Rotation, Depends(json_body(Rotation, empty=Rotation()))]
 
 
 def build_router(services: Services) -> APIRouter:
     """The routes, on these services."""
     router = APIRouter(prefix="/admin/keys", dependencies=[Depends(services.admin)])
     keys = services.registry.keys
+
+    def shown(key: KeyRecord, response: Response) -> dict[str, Any]:
+        response.headers.update(dict(etag_header(key.revision)))
+        return key_view(key)
 
     @router.get("")
     async def list_keys(
@@ -55,23 +56,37 @@ def build_router(services: Services) -> APIRouter:
 
     @router.get("/{key_id}")
     async def show_key(key_id: KeyId, response: Response) -> dict[str, Any]:
-        key = await asyncio.to_thread(keys.get, key_id)
-        response.headers.update(dict(etag_header(key.revision)))
-        return key_view(key)
+        return shown(await asyncio.to_thread(keys.get, key_id), response)
 
     @router.post("", status_code=201)
-    async def create_key(body: Wanted, request: Request) -> dict[str, Any]:
-        record, secret = await asyncio.to_thread(keys.create, body.name, body.scopes, by=services.actor(request))
-        services.auth.forget()
-        return {**key_view(record), "secret": secret}
+    async def create_key(request: Request, response: Response) -> dict[str, Any]:
+        said = await json_object(request, _MAX_BYTES)
+        record, secret = await asyncio.to_thread(keys.create, said, by=services.actor(request))
+        await services.auth.refresh()
+        return {**shown(record, response), "secret": secret}
+
+    @router.patch("/{key_id}")
+    async def change_key(key_id: KeyId, request: Request, response: Response, if_match: Condition) -> dict[str, Any]:
+        patch = await json_object(request, _MAX_BYTES)
+        actor = services.actor(request)
+        record, _ = await asyncio.to_thread(keys.change, key_id, patch, by=actor, if_match=if_match)
+        await services.auth.refresh()
+        return shown(record, response)
+
+    @router.post("/{key_id}/rotate")
+    async def rotate_key(
+        key_id: KeyId, body: Rotating, request: Request, response: Response, if_match: Condition
+    ) -> dict[str, Any]:
+        grace = timedelta(seconds=body.grace_seconds)
+        actor = services.actor(request)
+        record, secret = await asyncio.to_thread(keys.rotate, key_id, by=actor, grace=grace, if_match=if_match)
+        await services.auth.refresh()
+        return {**shown(record, response), "secret": secret}
 
     @router.delete("/{key_id}")
     async def revoke_key(key_id: KeyId, request: Request, if_match: Condition) -> dict[str, Any]:
-        admins = [k.id for k in await asyncio.to_thread(keys.list) if ADMIN in k.scopes and not k.revoked_at]
-        if admins == [key_id]:
-            raise Conflict(f"key {key_id!r} is the last admin key; create another one before revoking it")
         record = await asyncio.to_thread(keys.revoke, key_id, by=services.actor(request), if_match=if_match)
-        services.auth.forget()
+        await services.auth.refresh()
         return {**key_view(record), "revoked": True}
 
     return router

@@ -57,6 +57,7 @@ from loradock_server.gateway.errors import (
     explain,
     http_error,
 )
+from loradock_server.gateway.key_uses import KeyUses
 from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
@@ -170,8 +171,9 @@ def _build(
 
     follower = UsageFollower(engine, take)
     book = UsageBook(registry.usage, gateway_id, follower.resume)
-    auth = Authenticator(registry.keys, open_inference=settings.open_inference, local_key=local_key)
-    table.on_change.append(auth.forget)
+    key_uses = KeyUses(registry.keys)
+    auth = Authenticator(registry.keys, key_uses, open_inference=settings.open_inference, local_key=local_key)
+    table.read_along.append(auth.refresh)
     limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
@@ -190,6 +192,7 @@ def _build(
         usage=follower,
         book=book,
         auth=auth,
+        key_uses=key_uses,
         registrar=Registrar(
             registry,
             store,
@@ -214,7 +217,14 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
             await services.table.refresh()
             services.usage.resume(await services.book.open())
             services.background.start(services.book.keep())
-            for part in (services.table, services.watch, services.pins, services.usage, services.operations):
+            for part in (
+                services.table,
+                services.watch,
+                services.pins,
+                services.usage,
+                services.operations,
+                services.key_uses,
+            ):
                 services.background.start(part.follow())
             try:
                 yield
@@ -222,6 +232,7 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
             finally:
                 await services.background.stop()
                 await services.book.close()
+                await services.key_uses.flush()
 
     return lifespan
 

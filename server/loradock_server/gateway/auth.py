@@ -1,43 +1,37 @@
 """Who is calling: the bearer key of a request, and whether it may do what it asks.
 
-Keys are verified by the registry in a thread and remembered for a few seconds by their hash, so that a busy
-key costs a dictionary look-up. A change in the registry (a revoked key is one) forgets all of them at once.
+Every good secret is known by its hash, in memory, following the registry: a known key costs a hash and a dictionary
+look-up. An unknown one makes the registry be asked whether there are newer keys, for all that wait together and twenty
+times a second at most. While the registry is away the last known keys go on opening what they opened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from loradock_adapters.rate_limits import NO_LIMITS, RateLimits
-from loradock_adapters.registry import Actor, KeyTable
-from loradock_adapters.registry.keys import ADMIN, INFERENCE
+from loradock_adapters.errors import RegistryError
+from loradock_adapters.key_settings import ADMIN, INFER
+from loradock_adapters.registry import KeyRing, KeyTable
+from loradock_server.gateway.caller import ANONYMOUS, LOCAL, Caller
 from loradock_server.gateway.errors import InvalidKey, MissingScope
+from loradock_server.gateway.key_uses import KeyUses
 
-_REMEMBERED_SECONDS = 5.0
-_REMEMBERED_KEYS = 4096
+_SECONDS_BETWEEN_READS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """The key behind a request; `id` is safe to log."""
+class _Known:
+    """A secret that was found good, until when (seconds since 1970), and the id under which its uses are noted."""
 
-    id: str
-    name: str
-    scopes: frozenset[str]
-    limits: RateLimits = NO_LIMITS
-
-    def actor(self, origin: str) -> Actor:
-        """This caller as the registry's audit names it; `origin` is the address the request came from."""
-        return Actor(self.name, self.id, origin)
-
-
-LOCAL = Caller("local", "this server", frozenset({ADMIN, INFERENCE}))
-ANONYMOUS = Caller("anonymous", "anonymous", frozenset({INFERENCE}))
+    caller: Caller
+    until: float = math.inf
+    noted_as: str | None = None
 
 
 class Authenticator:
@@ -46,32 +40,43 @@ class Authenticator:
     With `open_inference` nobody needs a key for inference. `local_key` opens everything and is in no registry.
     """
 
-    def __init__(self, keys: KeyTable, *, open_inference: bool, local_key: str | None = None) -> None:
+    def __init__(
+        self, keys: KeyTable, uses: KeyUses, *, open_inference: bool = False, local_key: str | None = None
+    ) -> None:
         self._keys = keys
-        self._local = None if local_key is None else _sha256(local_key)
+        self._uses = uses
+        self._always = {} if local_key is None else {_sha256(local_key): _Known(LOCAL)}
         self._open_inference = open_inference
-        self._remembered: dict[bytes, tuple[float, Caller | None]] = {}
+        self._ring = KeyRing()
+        self._known: dict[bytes, _Known] = dict(self._always)
+        self._reading = asyncio.Lock()
+        self._next: asyncio.Task[RegistryError | None] | None = None
+        self._read_at = -math.inf
 
-    def forget(self) -> None:
-        """Ask the registry again for every key."""
-        self._remembered.clear()
+    async def refresh(self) -> None:
+        """Read the keys that changed. Raises RegistryError; those known so far stay then."""
+        async with self._reading:
+            ring = await asyncio.to_thread(self._keys.ring, self._ring)
+            if ring.secrets is not self._ring.secrets:
+                self._known = dict(self._always)
+            self._ring = ring
 
     async def inference(self, headers: Mapping[str, str]) -> Caller:
-        """The caller of an inference request. Raises InvalidKey or MissingScope."""
-        if self._open_inference:
+        """The caller of an inference request. Raises InvalidKey, MissingScope, RegistryError."""
+        if not self._open_inference:
+            return await self._require(headers, INFER)
+        try:
             caller = await self._caller(headers)
-            return caller if caller is not None and INFERENCE in caller.scopes else ANONYMOUS
-        return await self._require(headers, INFERENCE)
+        except (InvalidKey, RegistryError):
+            return ANONYMOUS
+        return caller if INFER in caller.scopes else ANONYMOUS
 
     async def admin(self, headers: Mapping[str, str]) -> Caller:
-        """The caller of an admin request. Raises InvalidKey or MissingScope."""
+        """The caller of an admin request. Raises InvalidKey, MissingScope, RegistryError."""
         return await self._require(headers, ADMIN)
 
     async def _require(self, headers: Mapping[str, str], scope: str) -> Caller:
         caller = await self._caller(headers)
-        if caller is None:
-            found = "an unknown or revoked API key" if _bearer(headers) else "no API key"
-            raise InvalidKey(f"the request has {found}; send `Authorization: Bearer <key>`")
         if scope not in caller.scopes:
             have = ", ".join(sorted(caller.scopes))
             raise MissingScope(
@@ -80,23 +85,51 @@ class Authenticator:
             )
         return caller
 
-    async def _caller(self, headers: Mapping[str, str]) -> Caller | None:
+    async def _caller(self, headers: Mapping[str, str]) -> Caller:
         secret = _bearer(headers)
         if not secret:
-            return None
-        digest = _sha256(secret)
-        if self._local is not None and hmac.compare_digest(digest, self._local):
-            return LOCAL
-        now = time.monotonic()
-        known = self._remembered.get(digest)
-        if known is not None and known[0] > now:
-            return known[1]
-        record = await asyncio.to_thread(self._keys.verify, secret)
-        caller = None if record is None else Caller(record.id, record.name, record.scopes)
-        if len(self._remembered) >= _REMEMBERED_KEYS:
-            self._remembered.clear()
-        self._remembered[digest] = (now + _REMEMBERED_SECONDS, caller)
-        return caller
+            raise InvalidKey("the request has no API key; send `Authorization: Bearer <key>`")
+        digest, now = _sha256(secret), time.time()
+        known = self._known.get(digest)
+        if known is None or known.until <= now:
+            known = await self._look_up(secret)
+            self._known[digest] = known
+        if known.noted_as is not None:
+            self._uses.note(known.noted_as, now)
+        return known.caller
+
+    async def _look_up(self, secret: str) -> _Known:
+        """Raises InvalidKey, and RegistryError when nobody can say whether there is such a key."""
+        found = self._ring.find(secret, datetime.now(UTC))
+        if found is None:
+            await self._read_again()
+            found = self._ring.find(secret, datetime.now(UTC))
+        if found is None:
+            raise InvalidKey("the request has an unknown or revoked API key; send `Authorization: Bearer <key>`")
+        key = found.key
+        ends = [moment.timestamp() for moment in (key.settings.expires_at, found.until) if moment is not None]
+        known = _Known(Caller.of(key), min(ends, default=math.inf), key.id)
+        if known.until <= time.time():
+            raise InvalidKey(f"API key {key.name!r} expired at {_moment(known.until)}; ask for another one")
+        return known
+
+    async def _read_again(self) -> None:
+        """Return after a read that began later than this call. Raises RegistryError."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._read_soon())
+        error = await asyncio.shield(self._next)
+        if error is not None:
+            raise error
+
+    async def _read_soon(self) -> RegistryError | None:
+        await asyncio.sleep(self._read_at + _SECONDS_BETWEEN_READS - time.monotonic())
+        self._next = None  # whoever comes from now on needs the next read
+        self._read_at = time.monotonic()
+        try:
+            await self.refresh()
+        except RegistryError as error:  # for whoever waits, and nobody may be waiting any more
+            return error
+        return None
 
 
 def _sha256(secret: str) -> bytes:
@@ -107,3 +140,7 @@ def _bearer(headers: Mapping[str, str]) -> str:
     scheme, _, secret = headers.get("authorization", "").partition(" ")
     # Older clients of Anthropic's send the key by itself.
     return secret.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -213,6 +213,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     core.VersionInUse: Rule(409, "version_in_use", param="version"),
     core.ChangedMeanwhile: Rule(412, "precondition_failed"),
     core.KeyNotFound: Rule(404, "key_not_found", param="id"),
+    core.KeyConflict: Rule(409, "conflict"),
     core.OperationNotFound: Rule(404, "operation_not_found", param="id"),
     core.ClaimReused: Rule(422, "idempotency_key_reused", param="Idempotency-Key"),
     core.StoreError: Rule(500, "store_error", "server_error"),

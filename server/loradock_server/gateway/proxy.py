@@ -26,7 +26,7 @@ from loradock_server.gateway.asgi import (
     read_body,
     send_answer,
 )
-from loradock_server.gateway.auth import ANONYMOUS, Caller
+from loradock_server.gateway.caller import ANONYMOUS, Caller
 from loradock_server.gateway.defaults import apply_settings
 from loradock_server.gateway.engine_answer import EngineAnswer
 from loradock_server.gateway.engine_client import refusal
@@ -86,7 +86,7 @@ class InferenceRoute:
     async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
         """Who asks, what for, and who will answer."""
         caller = await self._services.auth.inference(call.headers)
-        exchange.caller = caller.id
+        exchange.caller, exchange.tenant = caller.id, caller.tenant or ""
         require_json(call.headers.get("content-type"))
         settings = self._services.settings
         body = parse_request(await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout))

@@ -12,10 +12,12 @@ from loradock_adapters.registry import Actor, Registry
 from loradock_adapters.store import Store
 from loradock_server.drain import Drain
 from loradock_server.gateway.accounting import Ledger
-from loradock_server.gateway.auth import Authenticator, Caller
+from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
+from loradock_server.gateway.caller import Caller
 from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_client import EngineClient
+from loradock_server.gateway.key_uses import KeyUses
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.registration import Registrar
@@ -42,6 +44,7 @@ class Services:
     usage: UsageFollower
     book: UsageBook
     auth: Authenticator
+    key_uses: KeyUses
     registrar: Registrar
     drain: Drain
     metrics: GatewayMetrics

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from loradock_adapters.adapter_settings import NOTHING_SAID, AdapterSettings
@@ -52,7 +52,8 @@ class RoutingTable:
         self.catalogue = Catalogue()
         self.pins: Mapping[str, str] = {}
         self.pin_signatures: Mapping[str, str] = {}
-        self.on_change: list[Callable[[], None]] = []
+        # Read whenever the registry changed, before the table says that it has seen the change.
+        self.read_along: list[Callable[[], Awaitable[None]]] = []
         self._routes: dict[str, Route | None] = {}
         self._reading = asyncio.Lock()
         self._base_target = Target(base_name)
@@ -103,13 +104,13 @@ class RoutingTable:
         """Read the catalogue now. Raises RegistryError; the old one stays then."""
         async with self._reading:
             catalogue = await asyncio.to_thread(self._registry.catalogue, self.catalogue)
+            for read in self.read_along:
+                await read()
             self.catalogue = catalogue
             pins = tuple(self._pins())
             self.pins = {record.ref.id: record.digest for record in pins}
             self.pin_signatures = {r.ref.id: signature for r in pins if (signature := _signature(r)) is not None}
             self._routes.clear()
-        for tell in self.on_change:
-            tell()
 
     def _pins(self) -> Iterator[VersionRecord]:
         since = {name: adapter.pinned_at for name, adapter in self.catalogue.adapters.items() if adapter.pinned_at}

@@ -173,15 +173,23 @@ def evaluation_view(record: EvaluationRecord) -> dict[str, Any]:
 
 
 def key_view(key: KeyRecord) -> dict[str, Any]:
-    """An API key without its secret."""
+    """An API key without its secret. `adapters` null: every one; `limits` has those that are set."""
+    said = key.settings
     return {
         "object": "key",
         "id": key.id,
-        "name": key.name,
-        "scopes": sorted(key.scopes),
+        "name": said.name,
+        "scopes": sorted(said.scopes),
+        "tenant": said.tenant,
+        "adapters": None if said.adapters is None else list(said.adapters),
+        "limits": said.limits.document(),
         "prefix": key.prefix,
+        "revision": key.revision,
         "created_at": key.created_at.isoformat(),
+        "expires_at": said.expires_at and said.expires_at.isoformat(),
         "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
+        "last_used_at": key.last_used_at and key.last_used_at.isoformat(),
+        "old_secret_until": key.old_secret_until and key.old_secret_until.isoformat(),
     }
 
 

@@ -250,7 +250,7 @@ def test_everything_that_can_happen_is_in_the_audit_and_it_outlives_the_adapter(
     registry.pin("bot", by=ME)
     registry.unpin("bot", by=ME)
     registry.delete_adapter("bot", by=ME)
-    key, _ = registry.keys.create("ci", ["inference"], by=ME)
+    key, _ = registry.keys.create({"name": "ci"}, by=ME)
     registry.keys.revoke(key.id, by=ME)
     assert events(registry)[8:] == [
         ("alias.rolled_back", "live", None),
@@ -285,7 +285,7 @@ def test_reading_only_what_changed_gives_the_same_as_reading_everything(registry
         lambda: registry.aliases.set("bot", "live", Split.of({1: 1, 2: 3}), by=ME),
         lambda: registry.pin("other-bot", by=ME),
         lambda: registry.aliases.rollback("bot", by=ME),
-        lambda: registry.keys.create("ci", ["inference"], by=ME),
+        lambda: registry.keys.create({"name": "ci"}, by=ME),
         lambda: registry.aliases.remove("bot", "canary", by=ME),
         lambda: registry.versions.retire(BOT2, by=ME),
         lambda: registry.versions.delete(BOT2, by=ME),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from loradock_adapters.errors import RegistryError
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import Registry, Split, VersionState
 from loradock_adapters.registry.database import Database
+from loradock_adapters.registry.key_secrets import sha256_of
 from loradock_adapters.registry.tables import Table
 from tests.adapters.registry.making import ME, facts, register
 
@@ -51,6 +54,9 @@ def test_what_an_earlier_release_wrote_is_all_there_after_the_migration(url: str
                 f"'upload', '{{}}', '{now}', 'me', {deleted})"
             )
         run("INSERT INTO adapter_aliases VALUES ('bot', 'live', 2), ('bot', 'canary', 1)")
+        scopes = '["admin", "inference"]'
+        hashed = sha256_of("ld-old").hex()
+        run(f"INSERT INTO api_keys VALUES ('key-0123456789ab', 'app', '{scopes}', 'ld', '{hashed}', '{now}', NULL)")
         connection.commit()
 
     registry = Registry.open(url)
@@ -63,6 +69,9 @@ def test_what_an_earlier_release_wrote_is_all_there_after_the_migration(url: str
     assert registry.catalogue().adapters["bot"].pinned_at is not None
     assert register(registry, "bot", 3).ref.version == 4, "the bytes of a deleted version get a new number"
     assert str(registry.aliases.rollback("bot", by=ME)) == "2"
+    held = registry.keys.ring().find("ld-old", datetime.now(UTC))
+    assert held is not None
+    assert (held.key.scopes, held.key.settings.adapters, held.key.revision) == (frozenset({"admin", "infer"}), None, 7)
     registry.close()
 
 
@@ -91,6 +100,24 @@ def test_the_way_back_to_an_earlier_release_keeps_what_it_knows_and_leads_forth_
     assert bot.pinned_at is not None
     assert register(again, "bot", 9).ref.version == 4
     again.close()
+
+
+def test_the_way_back_opens_nothing_that_was_closed(url: str) -> None:
+    registry = Registry.open(url)
+    free, _ = registry.keys.create({"name": "free", "scopes": ["admin", "infer"]}, by=ME)
+    registry.keys.rotate(free.id, by=ME)
+    registry.keys.create({"name": "passing", "expires_in": 60}, by=ME)
+    registry.keys.create({"name": "bound", "adapters": ["a*"]}, by=ME)
+    registry.close()
+    Database.downgrade(url, "0009")
+    with connected(url) as connection:
+        rows = connection.exec_driver_sql("SELECT name, CAST(scopes AS TEXT), revoked_at FROM api_keys").all()
+    found = {name: (json.loads(scopes), revoked is None) for name, scopes, revoked in rows}
+    assert found == {
+        "free": (["admin", "inference"], True),
+        "passing": (["inference"], False),
+        "bound": (["inference"], False),
+    }
 
 
 def test_all_the_way_down_leaves_nothing(url: str) -> None:

@@ -292,6 +292,8 @@ def test_a_running_request_outlives_its_adapters_deletion(gateway: Gateway) -> N
         ("GET", "/admin/keys"),
         ("POST", "/admin/keys"),
         ("DELETE", "/admin/keys/key-1"),
+        ("PATCH", "/admin/keys/key-1"),
+        ("POST", "/admin/keys/key-1/rotate"),
     ],
 )
 def test_every_admin_route_needs_an_admin_key(gateway: Gateway, method: str, path: str) -> None:
@@ -304,7 +306,7 @@ def test_every_admin_route_needs_an_admin_key(gateway: Gateway, method: str, pat
 
 def test_a_key_works_from_its_creation_to_its_end(gateway: Gateway) -> None:
     made = gateway.http.post("/admin/keys", json={"name": "app"}).json()
-    assert made["scopes"] == ["inference"]
+    assert made["scopes"] == ["infer"]
     assert made["secret"].startswith("ld-")
     body, headers = {"model": "tiny", "prompt": "x"}, {"authorization": f"Bearer {made['secret']}"}
     assert gateway.http.post("/v1/completions", json=body, headers=headers).status_code == 200
@@ -338,5 +340,5 @@ def test_the_last_admin_key_cannot_be_revoked(gateway: Gateway) -> None:
 def test_a_key_that_cannot_be_made_is_400_in_openais_shape(gateway: Gateway, body: Any) -> None:
     answer = gateway.http.post("/admin/keys", content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == 400
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert set(answer.json()["error"]) - {"faults"} == {"message", "type", "param", "code"}
     assert "secret" not in answer.text

@@ -84,7 +84,7 @@ def test_only_model_and_cache_salt_of_the_body_are_changed(gateway: Gateway) -> 
 
 
 def test_two_keys_never_share_a_prefix_cache_and_one_key_always_does(gateway: Gateway) -> None:
-    other = gateway.http.post("/admin/keys", json={"name": "other", "scopes": ["inference"]}).json()["secret"]
+    other = gateway.http.post("/admin/keys", json={"name": "other", "scopes": ["infer"]}).json()["secret"]
     for key in (gateway.key, gateway.key, other):
         gateway.openai(key).completions.create(model="tiny", prompt="x")
     first, again, others = (seen.body["cache_salt"] for seen in gateway.engine.history)

@@ -52,9 +52,9 @@ def test_each_operation_says_what_a_client_needs(document: dict[str, Any]) -> No
     for method, path, said in operations(document):
         assert said["summary"], path
         assert said["tags"], path
-        scope = {"/admin": "admin", "/v1": "inference"}.get("/" + path.split("/")[1])
+        scope = {"/admin": "admin", "/v1": "infer"}.get("/" + path.split("/")[1])
         if f"/v1{path}" in document["paths"]:
-            scope = "inference"
+            scope = "infer"
         if path not in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
             assert said["security"] == ([] if scope is None else [{"key": [scope]}]), path
         named = {parameter["name"] for parameter in said.get("parameters", ()) if parameter.get("in") == "path"}
@@ -98,7 +98,7 @@ def test_an_answer_that_is_not_described_fails_the_test_that_gets_it(
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("PATCH", "/admin/keys", 405, "method_not_allowed"),
+        ("PUT", "/admin/keys", 405, "method_not_allowed"),
         ("GET", "/v1/completions", 405, "method_not_allowed"),
         ("POST", "/healthz", 405, "method_not_allowed"),
         ("GET", "/admin", 404, "route_not_found"),

@@ -16,10 +16,11 @@ from loradock_server import wire
 from loradock_server.gateway import errors
 from loradock_server.gateway.routes import Dialect
 
-Scope = Literal["admin", "inference"]
+Scope = Literal["admin", "infer"]
 Errors = tuple[type[BaseException], ...]
 
 JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
 ETAG = "etag"
 LOCATION = "location"
 REQUEST_ID = wire.REQUEST_ID

@@ -8,10 +8,8 @@ from loradock_adapters import errors as core
 from loradock_adapters.adapter_settings import PIN, AdapterSettings, Priority
 from loradock_server.gateway import errors
 from loradock_server.gateway.openapi.adapters import FOUND, NAMED, Adapter
-from loradock_server.gateway.openapi.operation import ETAG, JSON, LOCATION, Answer, Operation
+from loradock_server.gateway.openapi.operation import ETAG, JSON, LOCATION, MERGE_PATCH, Answer, Operation
 from loradock_server.gateway.params import NAME_SCHEMA
-
-MERGE_PATCH = "application/merge-patch+json"
 
 _NO_NUL = {"pattern": r"^[^\x00]*$"}
 

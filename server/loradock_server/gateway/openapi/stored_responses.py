@@ -10,8 +10,8 @@ _SAYS = "Always 404: this server keeps no responses."
 _RAISES = (errors.NotKept,)
 
 OPERATIONS = (
-    Operation("GET", _PATH, "getResponse", _SAYS, "inference", "inference", {}, _RAISES),
-    Operation("DELETE", _PATH, "deleteResponse", _SAYS, "inference", "inference", {}, _RAISES),
-    Operation("POST", f"{_PATH}/cancel", "cancelResponse", _SAYS, "inference", "inference", {}, _RAISES),
-    Operation("GET", f"{_PATH}/input_items", "listInputItems", _SAYS, "inference", "inference", {}, _RAISES),
+    Operation("GET", _PATH, "getResponse", _SAYS, "inference", "infer", {}, _RAISES),
+    Operation("DELETE", _PATH, "deleteResponse", _SAYS, "inference", "infer", {}, _RAISES),
+    Operation("POST", f"{_PATH}/cancel", "cancelResponse", _SAYS, "inference", "infer", {}, _RAISES),
+    Operation("GET", f"{_PATH}/input_items", "listInputItems", _SAYS, "inference", "infer", {}, _RAISES),
 )
