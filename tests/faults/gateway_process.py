@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from loradock_server.gateway.concurrency import Concurrency
 from opentelemetry.sdk.trace import TracerProvider
 
 from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.drain import Drain
-from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.server import Started, run_gateway
 from loradock_server.settings import load_settings
 from loradock_server.telemetry.logs import configure_logging

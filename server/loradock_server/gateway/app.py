@@ -46,7 +46,6 @@ from loradock_server.gateway import (
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
-from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_answer import Timeouts
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import (
@@ -58,6 +57,8 @@ from loradock_server.gateway.errors import (
     http_error,
 )
 from loradock_server.gateway.key_uses import KeyUses
+from loradock_server.gateway.limiting.limiter import Limiter
+from loradock_server.gateway.limiting.sharing import Sharing
 from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
@@ -117,9 +118,8 @@ def create_app(
     )
     app.state.services = services
     # First, because routes are tried in order and these are the busy ones.
-    for operation in OPERATIONS:
-        route = InferenceRoute(operation, services)
-        app.router.routes.append(Route(operation.path, route, methods=["POST"]))
+    busy = {one.path: Route(one.path, InferenceRoute(one, services), methods=["POST"]) for one in OPERATIONS}
+    app.router.routes.extend(busy.values())
     for part in (
         models,
         stored_responses,
@@ -138,7 +138,7 @@ def create_app(
         describe,
     ):
         app.include_router(part.build_router(services))
-    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
+    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain, busy=busy)
     _answer_errors(app)
     return app
 
@@ -167,6 +167,7 @@ def _build(
 
     def take(usage: Usage, position: Position) -> None:
         ledger.record(usage)
+        limiter.record(usage)
         book.add(usage, position)
 
     follower = UsageFollower(engine, take)
@@ -177,6 +178,7 @@ def _build(
     limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
+    limiter = Limiter(metrics, lambda: watch.state.max_model_len)
     drain, background = Drain(), Background()
     return Services(
         settings=settings,
@@ -187,7 +189,8 @@ def _build(
         engine=engine,
         watch=watch,
         pins=PinKeeper(engine, watch, table),
-        concurrency=Concurrency(),
+        limiter=limiter,
+        sharing=Sharing(limiter, registry.limits, registry.limits, uuid.uuid4().hex),
         ledger=ledger,
         usage=follower,
         book=book,
@@ -216,12 +219,14 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
         async with services.engine:
             await services.table.refresh()
             services.usage.resume(await services.book.open())
+            await services.sharing.start()
             services.background.start(services.book.keep())
             for part in (
                 services.table,
                 services.watch,
                 services.pins,
                 services.usage,
+                services.sharing,
                 services.operations,
                 services.key_uses,
             ):
@@ -231,6 +236,7 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
                 await services.ledger.settled()
             finally:
                 await services.background.stop()
+                await services.sharing.close()
                 await services.book.close()
                 await services.key_uses.flush()
 

@@ -1,12 +1,17 @@
-"""`/v1/models`: what a client may ask for. The base model, and each adapter that can be answered, by name."""
+"""`/v1/models`: what a client may ask for. The base model, and each adapter that can be answered, by name.
+
+What its key may not use does not exist for a client, here as for inference.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from starlette.requests import Request
 
 from loradock_adapters.registry import VersionRecord
+from loradock_server.gateway.caller import Caller
 from loradock_server.gateway.services import Services
 
 OWNER = "loradock"
@@ -18,16 +23,20 @@ def build_router(services: Services) -> APIRouter:
     table = services.table
 
     @router.get("")
-    async def list_models() -> dict[str, Any]:
+    async def list_models(request: Request) -> dict[str, Any]:
+        caller: Caller = request.state.caller
         live = (adapter.live[0] for adapter in table.catalogue.adapters.values() if adapter.live)
-        adapters = [_adapter(services, v.ref.name, v) for v in live if table.why_not_served(v) is None]
-        return {"object": "list", "data": [_base(services), *adapters]}
+        seen = (version for version in live if caller.may_use(version.ref.name))
+        adapters = [_adapter(services, v.ref.name, v) for v in seen if table.why_not_served(v) is None]
+        base = [_base(services)] if caller.may_use(table.base_name) else []
+        return {"object": "list", "data": [*base, *adapters]}
 
     @router.get("/{model}")
-    async def show_model(model: str) -> dict[str, Any]:
+    async def show_model(model: str, request: Request) -> dict[str, Any]:
+        caller: Caller = request.state.caller
+        table.resolve(model, visible=caller.names)  # which says it as clients are told
         if model == table.base_name:
             return _base(services)
-        table.resolve(model)  # which says it as clients are told
         route = table.catalogue.route(model)
         return _adapter(services, model, route.adapter.versions[route.split.heaviest])
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry import trace
 from starlette.types import Receive, Scope, Send
 
 from loradock_server import wire
+from loradock_server.gateway import fast_json
 from loradock_server.gateway.asgi import (
     DisconnectWatch,
-    cancelled_on_disconnect,
     read_body,
     send_answer,
 )
@@ -67,9 +65,7 @@ class InferenceRoute:
         answer = Answer(exchange, send)
         try:
             body = await self._admit(call, exchange, receive)
-            assert exchange.target is not None
-            with self._services.concurrency.one_more(exchange.target):
-                await self._forward(exchange, body, receive, answer)
+            await self._forward(exchange, body, receive, answer)
         except ClientGone as error:
             exchange.code, exchange.error = CLIENT_GONE_STATUS, error
         except asyncio.CancelledError as error:
@@ -79,17 +75,21 @@ class InferenceRoute:
             exchange.error = error
             if explain(error).status == 500:
                 _log.exception("request %s failed", call.request_id, extra={"request_id": call.request_id})
+            self._services.limiter.tell(exchange)
             await answer.fail(error)
         finally:
+            self._services.limiter.finish(exchange)
             self._services.ledger.finish(exchange)
 
     async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
         """Who asks, what for, and who will answer."""
         caller = await self._services.auth.inference(call.headers)
         exchange.caller, exchange.tenant = caller.id, caller.tenant or ""
+        exchange.holder = caller
         require_json(call.headers.get("content-type"))
         settings = self._services.settings
-        body = parse_request(await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout))
+        raw = await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout)
+        body = parse_request(raw)
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequest(
@@ -99,7 +99,8 @@ class InferenceRoute:
         exchange.stream = body.get("stream") is True
         choices = body.get("n")
         exchange.choices = choices if isinstance(choices, int) else 1
-        exchange.target = self._services.table.resolve(model, _sticky_key(caller, body.get("user")))
+        sticky = _sticky_key(caller, body.get("user"))
+        exchange.target = self._services.table.resolve(model, sticky, caller.names)
         refuse_unsupported(self.operation.name, body)
         apply_settings(exchange.target.settings, self.operation.name, body)
         state = self._services.watch.state
@@ -107,6 +108,7 @@ class InferenceRoute:
             raise EngineUnavailable(str(state.problem))
         if self.operation.takes_salt:
             body["cache_salt"] = _salt(caller, body.get("cache_salt"))
+        self._services.limiter.admit(exchange, body, len(raw))
         return body
 
     async def _forward(self, exchange: Exchange, body: dict[str, Any], receive: Receive, answer: Answer) -> None:
@@ -128,20 +130,18 @@ class InferenceRoute:
             headers[wire.PRIORITY] = target.settings.priority
             if target.signature is not None:
                 headers[wire.SIGNATURE] = target.signature
-        tracing.inject(headers, trace.set_span_in_context(exchange.span))
+        tracing.inject(headers, exchange.span)
         body["model"] = target.model if computes else self._services.table.base_name
         exchange.sent = True
         try:
-            async with (
-                cancelled_on_disconnect(receive) as watch,
-                self._services.engine.post(
-                    self.operation.engine_path, json.dumps(body).encode(), headers, stream=exchange.stream
-                ) as upstream,
-            ):
-                exchange.residency = upstream.headers.get(wire.RESIDENCY)
-                if exchange.residency:
-                    exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
-                await answer.relay(upstream, watch)
+            with DisconnectWatch(receive) as watch:
+                async with self._services.engine.post(
+                    self.operation.engine_path, fast_json.encode(body), headers, stream=exchange.stream
+                ) as upstream:
+                    exchange.residency = upstream.headers.get(wire.RESIDENCY)
+                    if exchange.residency:
+                        exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
+                    await answer.relay(upstream, watch)
         except EngineUnavailable:
             exchange.sent = False  # a dead engine reports no usage
             raise
@@ -222,9 +222,10 @@ class Answer:
 
     def _headers(self) -> list[tuple[str, str]]:
         target = self._exchange.target
+        limits = [*self._exchange.limit_headers]
         if target is None or target.ref is None or target.digest is None:
-            return []
-        return [(wire.ADAPTER, target.ref.id), (wire.DIGEST, target.digest)]
+            return limits
+        return [*limits, (wire.ADAPTER, target.ref.id), (wire.DIGEST, target.digest)]
 
     async def fail(self, error: Exception) -> None:
         """Tell the client: by status as long as there is none, else by a last event and the stream's regular end."""
@@ -251,6 +252,6 @@ def _sticky_key(caller: Caller, user: Any) -> str:
 
 
 def _salt(caller: Caller, own: Any) -> str:
-    """Keeps the prefix caches of two keys apart; a client's own salt divides its part further."""
+    """Keeps the prefix caches of two tenants apart; a client's own salt divides its part further."""
     part = own if isinstance(own, str) else ""
-    return hashlib.sha256(f"{caller.id}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(f"{caller.share}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()

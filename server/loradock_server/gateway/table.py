@@ -7,8 +7,8 @@ changed; after a write of our own `refresh()` does so at once. It knows no HTTP.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from loradock_adapters.errors import AdapterNotFound, RegistryError
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.registry import Catalogue, Registry, Route, VersionRecord
 from loradock_server.gateway.errors import ModelNotFound
+from loradock_server.gateway.near_names import NearNames
 from loradock_server.gateway.signal import ChangeSignal
 
 _CACHED_NAMES = 4096
@@ -55,18 +56,22 @@ class RoutingTable:
         # Read whenever the registry changed, before the table says that it has seen the change.
         self.read_along: list[Callable[[], Awaitable[None]]] = []
         self._routes: dict[str, Route | None] = {}
+        self._near: NearNames | None = None
         self._reading = asyncio.Lock()
         self._base_target = Target(base_name)
 
-    def resolve(self, model: str, key: str = "") -> Target:
+    def resolve(self, model: str, key: str = "", visible: re.Pattern[str] | None = None) -> Target:
         """The target of a client's model name. Never falls back to the base model.
 
-        Where traffic is split, equal keys get equal versions. Raises ModelNotFound, VersionRetired.
+        Where traffic is split, equal keys get equal versions. A name that `visible` does not match (None: all are) does
+        not exist for this client, whether it does or not. Raises ModelNotFound, VersionRetired.
         """
+        if visible is not None and visible.match(self._name(model)) is None:
+            raise self._unknown(model, visible)
         if model not in self._routes:
             if len(self._routes) >= _CACHED_NAMES:
                 self._routes.clear()
-            self._routes[model] = self._route(model)
+            self._routes[model] = self._route(model, visible)
         route = self._routes[model]
         if route is None:
             return self._base_target
@@ -78,18 +83,32 @@ class RoutingTable:
             raise ModelNotFound(f"model {_shown(model)} {reason}")
         return Target(record.ref.id, record.ref, record.digest, route.alias, _signature(record), route.adapter.settings)
 
-    def _route(self, model: str) -> Route | None:
+    def _name(self, model: str) -> str:
+        return model if model == self.base_name else model.partition("@")[0]
+
+    def _route(self, model: str, visible: re.Pattern[str] | None) -> Route | None:
         """None is the way to the base model."""
         if model == self.base_name:
             return None
         try:
             return self.catalogue.route(model)
         except AdapterNotFound as error:
-            raise ModelNotFound(f"model {_shown(model)} does not exist: {error}{self._nearest(model)}") from error
+            raise self._missing(model, error, visible) from error
 
-    def _nearest(self, model: str) -> str:
-        found = difflib.get_close_matches(model[:80], [*self.catalogue.adapters, self.base_name], n=1)
-        return f"; did you mean {found[0]!r}?" if found else ""
+    def _unknown(self, model: str, visible: re.Pattern[str]) -> ModelNotFound:
+        """What is said of a name that nobody has, without a look at whether somebody has it."""
+        try:
+            Catalogue().route(model)
+        except AdapterNotFound as error:
+            return self._missing(model, error, visible)
+        raise AssertionError("an empty catalogue leads nowhere")
+
+    def _missing(self, model: str, error: AdapterNotFound, visible: re.Pattern[str] | None) -> ModelNotFound:
+        if self._near is None:
+            self._near = NearNames([*self.catalogue.adapters, self.base_name])
+        found = self._near.nearest(model, visible)
+        hint = f"; did you mean {found!r}?" if found else ""
+        return ModelNotFound(f"model {_shown(model)} does not exist: {error}{hint}")
 
     def why_not_served(self, record: VersionRecord) -> str | None:
         """Why a registered version cannot be answered by our base, as the end of a sentence; None when it can."""
@@ -111,6 +130,7 @@ class RoutingTable:
             self.pins = {record.ref.id: record.digest for record in pins}
             self.pin_signatures = {r.ref.id: signature for r in pins if (signature := _signature(r)) is not None}
             self._routes.clear()
+            self._near = None
 
     def _pins(self) -> Iterator[VersionRecord]:
         since = {name: adapter.pinned_at for name, adapter in self.catalogue.adapters.items() if adapter.pinned_at}
