@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from loradock_server.gateway.concurrency import Concurrency
 from opentelemetry.sdk.trace import TracerProvider
 
 from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.drain import Drain
+from loradock_server.gateway.limiting.limiter import Limiter
 from loradock_server.gateway.server import Started, run_gateway
 from loradock_server.settings import load_settings
 from loradock_server.telemetry.logs import configure_logging
@@ -35,7 +35,7 @@ def held() -> dict[str, int]:
     return {
         "tasks": len(tasks),
         "in_flight": sum(one.in_flight for one in found if type(one) is Drain),
-        "permits": sum(sum(one._answering.values()) for one in found if type(one) is Concurrency),
+        "permits": sum(held.running for one in found if type(one) is Limiter for held in one.subjects.values()),
     }
 
 

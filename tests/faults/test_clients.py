@@ -106,6 +106,7 @@ def test_clients_that_vanish_leave_nothing_behind(gateway: Gateway, good: dict[s
             client.sendall(sent)
             all_of_them.append(client)
         eventually(lambda: gateway.held()["in_flight"] >= 8 * EACH)
+        eventually(lambda: gateway.held()["permits"] == 5 * EACH)  # those whose whole request is here
         for client in all_of_them:
             if reset:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
