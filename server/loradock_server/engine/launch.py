@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from loradock_adapters.adapter_settings import MAX_STOPS
 from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.settings import Settings
@@ -135,6 +136,8 @@ def process_environment(cache_root: str, env: Mapping[str, str] = os.environ) ->
     result.setdefault("VLLM_CACHE_ROOT", f"{cache_root}/vllm")
     result.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{cache_root}/inductor")
     result.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # As many as an adapter's settings may have: vLLM's own limit is 4, and would refuse every request of such a one.
+    result.setdefault("VLLM_MAX_STOP_STRINGS", str(MAX_STOPS))
     result.setdefault("OTEL_SERVICE_NAME", "loradock-engine")
     # OTLP over HTTP, as in our gateway; vLLM's own default would be gRPC.
     result.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")

@@ -99,7 +99,7 @@ class InferenceRoute:
         exchange.stream = body.get("stream") is True
         choices = body.get("n")
         exchange.choices = choices if isinstance(choices, int) else 1
-        sticky = _sticky_key(caller, body.get("user"))
+        sticky = _sticky_key(caller, self._end_user(body))
         exchange.target = self._services.table.resolve(model, sticky, caller.names)
         refuse_unsupported(self.operation.name, body)
         apply_settings(exchange.target.settings, self.operation.name, body)
@@ -110,6 +110,13 @@ class InferenceRoute:
             body["cache_salt"] = _salt(caller, body.get("cache_salt"))
         self._services.limiter.admit(exchange, body, len(raw))
         return body
+
+    def _end_user(self, body: Mapping[str, Any]) -> Any:
+        """Whoever the client asks for, where it says so."""
+        if self.operation.dialect == "openai":
+            return body.get("user")
+        metadata = body.get("metadata")
+        return metadata.get("user_id") if isinstance(metadata, dict) else None
 
     async def _forward(self, exchange: Exchange, body: dict[str, Any], receive: Receive, answer: Answer) -> None:
         target = exchange.target

@@ -167,6 +167,7 @@ def test_stop_strings_and_logit_bias_act(server: Server) -> None:
     stopped = chat(server, max_tokens=24, stop=[stop]).choices[0]
     assert stopped.finish_reason == "stop"
     assert stopped.message.content == free.message.content.partition(stop)[0]
+    assert chat(server, max_tokens=24, stop=["\x00"] * 15 + [stop]).choices[0].finish_reason == "stop"
     token = server.post("/tokenize", {"model": MODEL, "prompt": "lamp"}).json()["tokens"][0]
     biased = chat(server, logit_bias={str(token): 100}, max_tokens=3).choices[0].message.content
     word = server.post("/detokenize", {"model": MODEL, "tokens": [token] * 3}).json()["prompt"]
