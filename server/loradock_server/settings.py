@@ -28,6 +28,7 @@ from loradock_adapters.signing import TrustedKey
 from loradock_adapters.sources import AllowList
 from loradock_adapters.store import Store, is_bucket, open_store
 from loradock_adapters.store.opening import CACHE_BYTES
+from loradock_server.prices import Prices
 
 ENV_PREFIX = "LORADOCK_"
 CONFIG_FILE = "loradock.toml"
@@ -124,6 +125,11 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="how slowly a client may send its request or take its answer"
     )
 
+    # Usage
+    prices: Annotated[Prices | None, NoDecode] = Field(
+        default=None, description="price list for usage: a .toml or .json file, or the JSON itself"
+    )
+
     # Telemetry
     metrics_adapter_limit: int = Field(default=200, ge=1, description="adapter label values before 'other'")
     record_content: bool = Field(default=False, description="put prompts and answers into traces")
@@ -146,6 +152,13 @@ class Settings(BaseSettings):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"the signer {twice[0]!r} is named twice; give every key a name of its own")
         return tuple(keys)
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _read_prices(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return Prices.read(value) if value.strip() else None
 
     @field_validator("promotion_gate", mode="before")
     @classmethod

@@ -37,6 +37,7 @@ from loradock_server.gateway import (
     admin_keys,
     admin_operations,
     admin_settings,
+    admin_usage,
     describe,
     health,
     lora_adapters,
@@ -134,6 +135,7 @@ def create_app(
         admin_gc,
         admin_keys,
         admin_settings,
+        admin_usage,
         health,
         describe,
     ):
