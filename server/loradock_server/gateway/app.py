@@ -37,6 +37,7 @@ from loradock_server.gateway import (
     admin_keys,
     admin_operations,
     admin_settings,
+    admin_usage,
     describe,
     health,
     lora_adapters,
@@ -138,6 +139,7 @@ def create_app(
         admin_gc,
         admin_keys,
         admin_settings,
+        admin_usage,
         health,
         describe,
     ):
@@ -159,8 +161,13 @@ def _build(
     place: Place,
     provider: TracerProvider,
 ) -> Services:
+<<<<<<< HEAD
     metrics = GatewayMetrics(CollectorRegistry(), place.share(settings.metrics_adapter_limit), shared=place.metrics)
     table = RoutingTable(registry, base, base_name)
+=======
+    metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
+    table = RoutingTable(registry, base, base_name, settings.base_limits)
+>>>>>>> main
     timeouts = Timeouts(
         connect=settings.connect_timeout,
         first_byte=settings.first_byte_timeout,
