@@ -161,13 +161,8 @@ def _build(
     place: Place,
     provider: TracerProvider,
 ) -> Services:
-<<<<<<< HEAD
     metrics = GatewayMetrics(CollectorRegistry(), place.share(settings.metrics_adapter_limit), shared=place.metrics)
-    table = RoutingTable(registry, base, base_name)
-=======
-    metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
     table = RoutingTable(registry, base, base_name, settings.base_limits)
->>>>>>> main
     timeouts = Timeouts(
         connect=settings.connect_timeout,
         first_byte=settings.first_byte_timeout,
