@@ -43,6 +43,8 @@ _MAX_KID = 200
 _FETCH_SECONDS = 5.0
 _SMALLEST_RSA = 2048
 
+_Place = tuple[str | int, str]
+
 _log = logging.getLogger(__name__)
 
 
@@ -107,7 +109,7 @@ class SigningKeys:
 
     def __init__(self, source: Fetch) -> None:
         self._source = source
-        self._keys: Mapping[tuple[str, str], jwt.PyJWK] = {}
+        self._keys: Mapping[_Place, jwt.PyJWK] = {}
         self._read_at = -math.inf  # the last time that worked
         self._tried_at = -math.inf
         self._reading = asyncio.Lock()
@@ -163,13 +165,13 @@ class SigningKeys:
             self._failing = False
 
 
-def _usable_keys(document: bytes) -> Mapping[tuple[str, str], jwt.PyJWK]:
+def _usable_keys(document: bytes) -> Mapping[_Place, jwt.PyJWK]:
     """Raises ValueError for what is no JWKS; keys that are of no use here are left out."""
     read = json.loads(document)
     listed = read.get("keys") if isinstance(read, dict) else None
     if not isinstance(listed, list) or len(listed) > _MAX_KEYS:
         raise ValueError(f"that is no JWKS: an object with at most {_MAX_KEYS} `keys` is needed")
-    found: dict[tuple[str, str], jwt.PyJWK] = {}
+    found: dict[_Place, jwt.PyJWK] = {}
     for number, one in enumerate(listed):
         algorithm = _algorithm_of(one)
         if algorithm is None:
@@ -182,8 +184,8 @@ def _usable_keys(document: bytes) -> Mapping[tuple[str, str], jwt.PyJWK]:
         if isinstance(key.key, RSAPublicKey) and key.key.key_size < _SMALLEST_RSA:
             _log.warning("key %d of the JWKS is left out: RSA of %d bits", number, key.key.key_size)
             continue
-        # One without an id is found by its place only, which no token can name.
-        found[one.get("kid", f"\0{number}"), algorithm] = key
+        # One without an id is known by its place, a number, which no token can name: their ids are texts.
+        found[one.get("kid", number), algorithm] = key
     return found
 
 
