@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from loradock_adapters.errors import InvalidSettings, RegistryError
 from loradock_adapters.faults import Fault
+from loradock_adapters.rate_limits import HIGHEST, RateLimits
 
 MAX_STOPS = 16
 PIN = "pin"
@@ -55,9 +57,32 @@ class AdapterSettings(BaseModel):
     )
     max_tokens_cap: int | None = Field(default=None, ge=1, le=10_000_000, description="longest answer, tokens")
     max_concurrency: int | None = Field(
-        default=None, ge=1, le=100_000, description="requests answered at a time by one gateway, then 429"
+        default=None,
+        ge=1,
+        le=HIGHEST["max_concurrency"],
+        description="requests answered at a time, all versions together, then 429",
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, le=HIGHEST["requests_per_minute"], description="of all callers together, then 429"
+    )
+    tokens_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        le=HIGHEST["tokens_per_minute"],
+        description="of prompts and answers, of all callers together, then 429",
+    )
+    tokens_per_day: int | None = Field(
+        default=None,
+        ge=1,
+        le=HIGHEST["tokens_per_day"],
+        description="of prompts and answers from 00:00 UTC, of all callers together, then 429",
     )
     priority: Priority = Field(default="normal", description="share of a busy engine: low, normal or high")
+
+    @cached_property
+    def limits(self) -> RateLimits:
+        """What all who ask for the adapter may take together."""
+        return RateLimits(**{name: getattr(self, name) for name in HIGHEST})
 
     def document(self) -> dict[str, Any]:
         """What was said, as JSON: nothing of what was not."""

@@ -6,7 +6,7 @@ Values only, the same for an API key and for an adapter. Who counts, and what ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -42,7 +42,12 @@ class RateLimits:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is limited."""
-        return all(getattr(self, field.name) is None for field in fields(self))
+        return (
+            self.requests_per_minute is None
+            and self.tokens_per_minute is None
+            and self.max_concurrency is None
+            and self.tokens_per_day is None
+        )
 
     def document(self) -> dict[str, int]:
         """The limits as JSON: nothing of those that are not set."""

@@ -46,8 +46,9 @@ def set_values(
     """Say something of an adapter: defaults and limits of its requests, its priority, description and owner.
 
     Keys: description, owner, system_prompt, temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty,
-    repetition_penalty, seed, stop, max_tokens_cap, max_concurrency, priority (low, normal, high), pin. A text that
-    begins with @ is read from that file. Requests that come from now on are answered so.
+    repetition_penalty, seed, stop, max_tokens_cap, max_concurrency, requests_per_minute, tokens_per_minute,
+    tokens_per_day, priority (low, normal, high), pin. A text that begins with @ is read from that file. Requests that
+    come from now on are answered so.
     """
     with answering(as_json) as output:
         _change(output, name, dict(_pair(word) for word in pairs), if_revision, url)

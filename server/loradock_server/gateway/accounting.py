@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any, TypeVar
+
+from prometheus_client import Counter, Gauge, Histogram
 
 from loradock_adapters.names import AdapterRef
 from loradock_server.gateway.exchange import Exchange
@@ -19,6 +22,8 @@ from loradock_server.telemetry.metrics import GatewayMetrics
 
 USAGE_WAIT_SECONDS = 2.0
 UNKNOWN: AdapterLabels = ("", "")  # refused before we knew who would answer
+
+Family = TypeVar("Family", Counter, Gauge, Histogram)
 
 _log = logging.getLogger("loradock.request")
 
@@ -31,24 +36,25 @@ class Ledger:
         self._open: dict[str, Exchange] = {}
         self._early: dict[str, Usage] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._children: dict[tuple[object, ...], Any] = {}
         self._quiet = asyncio.Event()
         self._quiet.set()
 
     def begin(self, exchange: Exchange) -> None:
         """The request is about to go to the engine for `exchange.target`."""
         self._open[exchange.request_id] = exchange
-        self._metrics.requests_in_flight.labels(*self._labels(exchange)).inc()
+        self._of(self._metrics.requests_in_flight, *self._labels(exchange)).inc()
 
     def finish(self, exchange: Exchange) -> None:
         """The answer is over, well or badly. Called once for every inference request, begun or not."""
         exchange.end()
         labels = self._labels(exchange)
-        self._metrics.requests.labels(*labels, exchange.operation.name, str(exchange.code)).inc()
-        self._metrics.request_duration.labels(*labels).observe(exchange.duration)
+        self._of(self._metrics.requests, *labels, exchange.operation.name, str(exchange.code)).inc()
+        self._of(self._metrics.request_duration, *labels).observe(exchange.duration)
         if exchange.request_id not in self._open:
             self._settle(exchange, None)
             return
-        self._metrics.requests_in_flight.labels(*labels).dec()
+        self._of(self._metrics.requests_in_flight, *labels).dec()
         usage = self._early.pop(exchange.request_id, None)
         if usage is not None or not exchange.sent:
             self._settle(exchange, usage)
@@ -61,9 +67,9 @@ class Ledger:
         """A line of the feed; the feed never repeats one. Tokens are counted even if nobody waits any more."""
         labels = self._adapter(usage.adapter)
         tokens = self._metrics.tokens
-        tokens.labels(*labels, "input").inc(usage.input_tokens)
-        tokens.labels(*labels, "output").inc(usage.output_tokens)
-        tokens.labels(*labels, "cached").inc(usage.cached_tokens)
+        self._of(tokens, *labels, "input").inc(usage.input_tokens)
+        self._of(tokens, *labels, "output").inc(usage.output_tokens)
+        self._of(tokens, *labels, "cached").inc(usage.cached_tokens)
         exchange = self._open.get(usage.request_id)
         if exchange is None:
             return
@@ -96,11 +102,19 @@ class Ledger:
                 first = usage.time_to_first_token
             pace = _time_per_output_token(exchange, usage)
             if pace is not None:
-                self._metrics.time_per_output_token.labels(*labels).observe(pace)
+                self._of(self._metrics.time_per_output_token, *labels).observe(pace)
         if first is not None:
-            self._metrics.time_to_first_token.labels(*labels).observe(first)
+            self._of(self._metrics.time_to_first_token, *labels).observe(first)
         exchange.close_span()
         self._log(exchange, usage, first)
+
+    def _of(self, family: Family, *labels: str) -> Family:
+        """The family's child with these labels; looking it up there costs more than counting."""
+        key = (family, *labels)
+        child: Family | None = self._children.get(key)
+        if child is None:
+            child = self._children[key] = family.labels(*labels)
+        return child
 
     def _labels(self, exchange: Exchange) -> AdapterLabels:
         if exchange.target is None:

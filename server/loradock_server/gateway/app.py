@@ -38,6 +38,7 @@ from loradock_server.gateway import (
     admin_keys,
     admin_operations,
     admin_settings,
+    admin_usage,
     describe,
     health,
     lora_adapters,
@@ -47,7 +48,6 @@ from loradock_server.gateway import (
 from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
-from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_answer import Timeouts
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.errors import (
@@ -60,6 +60,8 @@ from loradock_server.gateway.errors import (
 )
 from loradock_server.gateway.jwks import FileKeys, SigningKeys, WebKeys
 from loradock_server.gateway.key_uses import KeyUses
+from loradock_server.gateway.limiting.limiter import Limiter
+from loradock_server.gateway.limiting.sharing import Sharing
 from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
@@ -120,9 +122,8 @@ def create_app(
     )
     app.state.services = services
     # First, because routes are tried in order and these are the busy ones.
-    for operation in OPERATIONS:
-        route = InferenceRoute(operation, services)
-        app.router.routes.append(Route(operation.path, route, methods=["POST"]))
+    busy = {one.path: Route(one.path, InferenceRoute(one, services), methods=["POST"]) for one in OPERATIONS}
+    app.router.routes.extend(busy.values())
     for part in (
         models,
         stored_responses,
@@ -137,11 +138,12 @@ def create_app(
         admin_gc,
         admin_keys,
         admin_settings,
+        admin_usage,
         health,
         describe,
     ):
         app.include_router(part.build_router(services))
-    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
+    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain, busy=busy)
     _answer_errors(app)
     return app
 
@@ -158,7 +160,7 @@ def _build(
     provider: TracerProvider,
 ) -> Services:
     metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
-    table = RoutingTable(registry, base, base_name)
+    table = RoutingTable(registry, base, base_name, settings.base_limits)
     timeouts = Timeouts(
         connect=settings.connect_timeout,
         first_byte=settings.first_byte_timeout,
@@ -170,6 +172,7 @@ def _build(
 
     def take(usage: Usage, position: Position) -> None:
         ledger.record(usage)
+        limiter.record(usage)
         book.add(usage, position)
 
     follower = UsageFollower(engine, take)
@@ -186,6 +189,7 @@ def _build(
     limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
+    limiter = Limiter(metrics, lambda: watch.state.max_model_len)
     drain, background = Drain(), Background()
     return Services(
         settings=settings,
@@ -196,7 +200,8 @@ def _build(
         engine=engine,
         watch=watch,
         pins=PinKeeper(engine, watch, table),
-        concurrency=Concurrency(),
+        limiter=limiter,
+        sharing=Sharing(limiter, registry.limits, registry.limits, uuid.uuid4().hex),
         ledger=ledger,
         usage=follower,
         book=book,
@@ -242,12 +247,14 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
         async with services.engine:
             await services.table.refresh()
             services.usage.resume(await services.book.open())
+            await services.sharing.start()
             services.background.start(services.book.keep())
             for part in (
                 services.table,
                 services.watch,
                 services.pins,
                 services.usage,
+                services.sharing,
                 services.operations,
                 services.key_uses,
                 services.auth,
@@ -258,6 +265,7 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
                 await services.ledger.settled()
             finally:
                 await services.background.stop()
+                await services.sharing.close()
                 await services.book.close()
                 await services.key_uses.flush()
 

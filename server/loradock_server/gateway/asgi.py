@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -14,6 +13,8 @@ from loradock_server.gateway.errors import ClientGone, ClientTooSlow, TooLarge
 # How much of a refused body we still read.
 _DRAIN_BYTES = 4 << 20
 _DRAIN_SECONDS = 1.0
+# Whoever hangs up so soon is noticed then.
+_UNWATCHED_SECONDS = 0.01
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -108,36 +109,41 @@ async def send_answer(send: Send, status: int, headers: Iterable[tuple[str, str]
 
 
 class DisconnectWatch:
-    """Set `finished` right before the last byte is sent: what looks like a disconnect after it is none."""
+    """A block that is cancelled when the client hangs up, and then raises ClientGone instead.
 
-    def __init__(self) -> None:
-        self.finished = False
-        self.gone = False
-
-
-@asynccontextmanager
-async def cancelled_on_disconnect(receive: Receive) -> AsyncIterator[DisconnectWatch]:
-    """Cancel the body of this block when the client hangs up, and raise ClientGone instead.
-
-    The request body must have been read before. A cancellation from anywhere else passes through unchanged.
+    The request body must have been read before. Set `finished` right before the last byte is sent: what looks like a
+    disconnect after it is none. A cancellation from anywhere else passes through unchanged.
     """
-    watch = DisconnectWatch()
-    task = asyncio.current_task()
-    assert task is not None
 
-    async def wait() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not watch.finished:
-            watch.gone = True
-            task.cancel()
+    __slots__ = ("_gone", "_receive", "_task", "_timer", "_waiter", "finished")
 
-    waiter = asyncio.create_task(wait())
-    try:
-        yield watch
-    except asyncio.CancelledError:
-        if watch.gone and task.uncancel() == 0:
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+        self._waiter: asyncio.Task[None] | None = None
+        self.finished = False
+
+    def __enter__(self) -> DisconnectWatch:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        # A task of its own for every request would cost more than it saves where the answer is there at once.
+        self._timer = asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, self._begin)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._timer.cancel()
+        if self._waiter is not None:
+            self._waiter.cancel()
+        if self._gone and kind is asyncio.CancelledError and self._task.uncancel() == 0:
             raise ClientGone from None
-        raise
-    finally:
-        waiter.cancel()
+
+    def _begin(self) -> None:
+        self._waiter = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self.finished:
+            self._gone = True
+            self._task.cancel()

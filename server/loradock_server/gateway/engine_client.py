@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -27,6 +27,7 @@ from loradock_server.gateway.engine_line import (
     NotConnected,
     NotHttp,
     PauseTooLong,
+    Reply,
     TotalTooLong,
     parse_address,
 )
@@ -61,13 +62,11 @@ class EngineClient:
         self._path, self._base = parse_address(address)
         self._headers = {wire.TOKEN: token, wire.GATEWAY: gateway_id}
         self._gateway_id = gateway_id
-        self._timeouts = timeouts
-        self._line = EngineLine(
-            address, {**self._headers, "content-type": "application/json"}, connect=timeouts.connect
-        )
+        self.timeouts = timeouts
+        self.line = EngineLine(address, {**self._headers, "content-type": "application/json"}, connect=timeouts.connect)
         self._session: aiohttp.ClientSession | None = None
         self._answering: set[asyncio.Task[Any]] = set()
-        self._is_cut = False
+        self.is_cut = False
         self.on_failure: list[Callable[[str, bool], None]] = []
 
     async def __aenter__(self) -> EngineClient:
@@ -82,48 +81,46 @@ class EngineClient:
             skip_auto_headers=("accept-encoding", "user-agent"),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._timeouts.total, sock_connect=self._timeouts.connect),
+            timeout=aiohttp.ClientTimeout(total=self.timeouts.total, sock_connect=self.timeouts.connect),
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._line.close()
+        self.line.close()
         if self._session is not None:
             await self._session.close()
 
     def cut(self) -> None:
         """End every inference request, now and from now on, with ShuttingDown. The usage feed goes on."""
         # Closing the session would not do: aiohttp then leaves whoever reads a body waiting for ever.
-        self._is_cut = True
+        self.is_cut = True
         for task in self._answering:
             task.cancel()
 
-    @asynccontextmanager
-    async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], *, stream: bool
-    ) -> AsyncIterator[EngineAnswer]:
+    def post(self, path: str, body: bytes, headers: Mapping[str, str], *, stream: bool) -> Asked:
         """An inference request; leaving the block early aborts it in the engine.
 
         Errors inside the block that come from the line are translated like those of the request itself. Only a `stream`
         must begin within the timeout for that: any other answer begins when it is finished.
         """
-        times = self._timeouts
-        answer: EngineAnswer | None = None
-        with self._cuttable():
-            self._require_session()
-            try:
-                pause = times.first_byte if stream else None
-                reply = await self._line.post(path, body, headers, total=times.total, pause=pause)
-                answer = EngineAnswer(reply, times)
-                try:
-                    yield answer
-                finally:
-                    reply.close()
-            except (LineError, TotalTooLong, PauseTooLong) as error:
-                self._report(error)
-                raise translated(error, times, answer) from error
+        return Asked(self, path, body, headers, self.timeouts.first_byte if stream else None)
 
-    def _report(self, error: Exception) -> None:
+    def begin(self) -> asyncio.Task[Any]:
+        """Note that the running task waits for the engine, so that `cut` ends it. Raises ShuttingDown after a cut."""
+        if self.is_cut:
+            raise ShuttingDown("this server is shutting down; send the request again")
+        self._require_session()
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        return task
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """It waits no more."""
+        self._answering.discard(task)
+
+    def report(self, error: Exception) -> None:
+        """Tell `on_failure` of it, if it is of their business."""
         if isinstance(error, (NotConnected, HungUp, BrokenOff, PauseTooLong)):
             for told in self.on_failure:
                 told(_in_words(error), isinstance(error, (NotConnected, HungUp)))
@@ -180,7 +177,7 @@ class EngineClient:
     @asynccontextmanager
     async def usage(self, after: int) -> AsyncIterator[tuple[str | None, AsyncIterator[bytes]]]:
         """The feed of usage records from sequence number `after` on: the engine process's id, and JSON lines."""
-        timeout = aiohttp.ClientTimeout(sock_connect=self._timeouts.connect, sock_read=USAGE_SILENCE_SECONDS)
+        timeout = aiohttp.ClientTimeout(sock_connect=self.timeouts.connect, sock_read=USAGE_SILENCE_SECONDS)
         with _Translated():
             response = await self._require_session().get(
                 self._base + wire.USAGE,
@@ -201,28 +198,60 @@ class EngineClient:
                 response.raise_for_status()
                 return json.loads(await _whole(response))
 
-    @contextmanager
-    def _cuttable(self) -> Iterator[None]:
-        if self._is_cut:
-            raise ShuttingDown("this server is shutting down; send the request again")
-        task = asyncio.current_task()
-        assert task is not None
-        self._answering.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if self._is_cut and task.uncancel() == 0:
-                raise ShuttingDown(
-                    "this server is shutting down and could not finish; send the request again"
-                ) from None
-            raise
-        finally:
-            self._answering.discard(task)
-
     def _require_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             raise EngineUnavailable("the gateway's line to the engine is closed")
         return self._session
+
+
+class Asked:
+    """One inference request, for `async with`; see `EngineClient.post`."""
+
+    __slots__ = ("_answer", "_body", "_client", "_headers", "_path", "_pause", "_reply", "_task")
+
+    def __init__(
+        self, client: EngineClient, path: str, body: bytes, headers: Mapping[str, str], pause: float | None
+    ) -> None:
+        self._client = client
+        self._path = path
+        self._body = body
+        self._headers = headers
+        self._pause = pause
+        self._reply: Reply | None = None
+        self._answer: EngineAnswer | None = None
+
+    async def __aenter__(self) -> EngineAnswer:
+        client = self._client
+        self._task = client.begin()
+        try:
+            self._reply = await client.line.post(
+                self._path, self._body, self._headers, total=client.timeouts.total, pause=self._pause
+            )
+        except BaseException as error:
+            self._end(error)
+            raise
+        self._answer = EngineAnswer(self._reply, client.timeouts)
+        return self._answer
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._reply is not None:
+            self._reply.close()
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Raises what the error means to the client, if it is one of the line's."""
+        client = self._client
+        client.end(self._task)
+        if error is None:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            if client.is_cut and self._task.uncancel() == 0:
+                raise ShuttingDown(
+                    "this server is shutting down and could not finish; send the request again"
+                ) from None
+        elif isinstance(error, (LineError, TotalTooLong, PauseTooLong)):
+            client.report(error)
+            raise translated(error, client.timeouts, self._answer) from error
 
 
 class _Translated:

@@ -16,6 +16,11 @@
     │   ├── NameTaken                 an adapter may not have this name
     │   └── OperationRuns             the same request is being worked on
     ├── ProbeFailed             422   the smoke probe found an adapter that must not be served
+    ├── OverLimit               429   .about
+    │   ├── RateLimited               requests or tokens a minute
+    │   ├── QuotaExhausted            tokens a day
+    │   ├── AdapterBusy               requests at a time
+    │   └── KeyBusy
     ├── EngineRefused           any   the engine's own error, passed on
     ├── EngineTimeout           504   one of the timeouts ran out; the message says which
     ├── EngineUnavailable       503   no engine, or it died before it answered
@@ -30,17 +35,20 @@ Handlers raise; nobody but this module writes an error body. It knows no HTTP fr
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from loradock_adapters import errors as core
+from loradock_server.gateway.engine_words import in_openais_words
 from loradock_server.gateway.etags import etag_header
 from loradock_server.gateway.routes import Dialect
 from loradock_server.wire import error_body
 
 CLIENT_GONE_STATUS = 499
 RETRY_AFTER_SECONDS = 5
+_PATIENCE_SECONDS = 60.0
 # https://docs.anthropic.com/en/api/errors, with the status that its clients look at left as it is.
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -123,20 +131,54 @@ class ProbeFailed(GatewayError):
     """An adapter does nothing, or nothing sensible, on the live engine; its version has failed."""
 
 
-class AdapterBusy(GatewayError):
+class OverLimit(GatewayError):
+    """A limit of the API key or of the adapter is in the way: `about` says which, `wait` for how many seconds."""
+
+    def __init__(self, message: str, *, wait: float, about: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.wait = wait
+        self.about = about
+
+    @property
+    def retry_after(self) -> str:
+        """Whole seconds, as HTTP has them; never too early."""
+        return str(max(1, math.ceil(round(self.wait, 6))))
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """For OpenAI's clients: to the millisecond; and that they must not wait for long by themselves."""
+        exact = ("retry-after-ms", str(max(1, math.ceil(round(self.wait * 1000, 3)))))
+        return (exact,) if self.wait <= _PATIENCE_SECONDS else (exact, ("x-should-retry", "false"))
+
+
+class RateLimited(OverLimit):
+    """Too many requests or tokens in a minute."""
+
+
+class QuotaExhausted(OverLimit):
+    """The tokens of the day are used up."""
+
+
+class AdapterBusy(OverLimit):
     """As many requests of the adapter are being answered as its operator allows."""
 
 
+class KeyBusy(OverLimit):
+    """As many requests of the API key are being answered as it may have."""
+
+
+class LimitStoreError(core.LoraDockError):
+    """The store in which gateways share limits did not answer, or not as it should; seen by the operator."""
+
+
 class EngineRefused(GatewayError):
-    """The engine answered with an error; `status`, `code` and `retry_after` are its own."""
+    """The engine answered with an error; `status` and `retry_after` are its own."""
 
     def __init__(self, status: int, error: Mapping[str, Any], retry_after: str | None = None) -> None:
-        super().__init__(str(error.get("message") or f"the engine answered {status}"))
+        words = in_openais_words(status, error)
+        super().__init__(words.message, param=words.param)
         self.status = status
-        param, code = error.get("param"), error.get("code")
-        self.param = param if isinstance(param, str) else None
-        # vLLM puts the HTTP status into `code`, as a number; OpenAI's is a word or null.
-        self.code = code if isinstance(code, str) else ("model_not_found" if status == 404 else None)
+        self.code = words.code
         self.retry_after = retry_after
 
 
@@ -189,7 +231,10 @@ TABLE: Mapping[type[BaseException], Rule] = {
     NameTaken: Rule(409, "name_taken", param="name"),
     OperationRuns: Rule(409, "operation_running", param="Idempotency-Key"),
     ProbeFailed: Rule(422, "probe_failed"),
+    RateLimited: Rule(429, "rate_limit_exceeded", "rate_limit_error"),
+    QuotaExhausted: Rule(429, "insufficient_quota", "insufficient_quota"),
     AdapterBusy: Rule(429, "adapter_concurrency", "rate_limit_error", param="model"),
+    KeyBusy: Rule(429, "key_concurrency", "rate_limit_error"),
     EngineTimeout: Rule(504, "engine_timeout", "server_error"),
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
     EngineGarbled: Rule(502, "engine_garbled", "server_error"),
@@ -259,6 +304,7 @@ def explain(error: BaseException) -> ErrorAnswer:
     """The answer for any exception; what we did not foresee is a 500 that says nothing of our insides."""
     if isinstance(error, EngineRefused):
         kind = "invalid_request_error" if error.status < 500 else "server_error"
+        kind = "rate_limit_error" if error.status == 429 else kind
         return _answer(error.status, str(error), Rule(error.status, error.code, kind, error.param), error.retry_after)
     rule = next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
     foreseen = rule is not TABLE[Exception]
@@ -273,6 +319,9 @@ def explain(error: BaseException) -> ErrorAnswer:
         return _answer(rule.status, message, rule, None, error.faults[0].where if error.faults else None, extra)
     if isinstance(error, core.InvalidLimits):
         extra["faults"] = [fault.as_dict() for fault in error.faults]
+    if isinstance(error, OverLimit):
+        extra["limit"] = error.about
+        return _answer(rule.status, message, rule, error.retry_after, extra=extra, headers=error.headers)
     if isinstance(error, core.ChangedMeanwhile):
         extra |= {"expected": error.expected, "current": error.current}
         return _answer(rule.status, message, rule, None, extra=extra, headers=etag_header(error.revision))

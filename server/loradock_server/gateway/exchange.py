@@ -15,6 +15,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, Status, StatusCode, Tracer
 
+from loradock_server.gateway.limiting.permit import Holder, Permit
 from loradock_server.gateway.routes import Operation
 from loradock_server.gateway.table import Target
 from loradock_server.telemetry import attributes as names
@@ -38,6 +39,9 @@ class Exchange:
     operation: Operation
     server_span: Span = INVALID_SPAN
     caller: str = ""
+    holder: Holder | None = None
+    permit: Permit | None = None
+    limit_headers: tuple[tuple[str, str], ...] = ()
     tenant: str = ""
     asked: str = ""
     target: Target | None = None
@@ -70,6 +74,9 @@ class Exchange:
         `content` puts the prompt into it.
         """
         assert self.target is not None
+        if not self.server_span.is_recording():  # then no sampler would have its child recorded
+            self.span = self.server_span
+            return
         about = _about(self.target, base_name)
         self.server_span.set_attributes(about)
         self.span = tracer.start_span(
@@ -85,8 +92,6 @@ class Exchange:
                 **about,
             },
         )
-        if not self.span.is_recording():
-            return
         if self.stream:
             self.span.set_attribute(names.REQUEST_STREAM, True)
         if self.choices != 1:
@@ -106,6 +111,8 @@ class Exchange:
 
     def close_span(self) -> None:
         """End the CLIENT span with the time at which the request ended, however late it is now."""
+        if not self.span.is_recording():
+            return
         if self.residency:
             self.span.set_attribute(names.ADAPTER_RESIDENCY, self.residency)
         if self.time_to_first_content is not None:

@@ -6,11 +6,13 @@ new work.
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loradock_server import wire
@@ -41,10 +43,11 @@ class Call:
 
 
 class Observe:
-    """Wraps the application."""
+    """Wraps the application. `busy` are its POST routes by path that are asked without looking at all the others."""
 
-    def __init__(self, app: ASGIApp, *, tracer: Tracer, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, *, tracer: Tracer, drain: Drain, busy: Mapping[str, Route]) -> None:
         self._app = app
+        self._busy = busy
         self._tracer = tracer
         self._drain = drain
 
@@ -67,16 +70,20 @@ class Observe:
 
         try:
             with self._drain.answering() as welcome:
-                if welcome:
-                    await self._app(scope, receive, send_observed)
-                else:
+                route = self._busy.get(scope["path"]) if scope["method"] == "POST" else None
+                if not welcome:
                     await _turn_away(scope, send_observed)
+                elif route is not None:
+                    scope["route"] = route
+                    await route.app(scope, receive, send_observed)
+                else:
+                    await self._app(scope, receive, send_observed)
         finally:
             _end(call.span, scope, status)
 
     def _call(self, scope: Scope, headers: dict[str, str]) -> Call:
-        request_id = uuid.uuid4().hex
-        asked_id = headers.get(wire.REQUEST_ID, "")
+        request_id = os.urandom(16).hex()
+        asked_id = headers.get(wire.REQUEST_ID)
         span = self._tracer.start_span(
             f"{scope['method']} {scope['path']}" if scope["path"].startswith("/v1/") else scope["method"],
             context=tracing.extract(headers),
@@ -95,7 +102,8 @@ class Observe:
                 names.REQUEST_ID: request_id,
             }
             span.set_attributes({key: value for key, value in about.items() if value is not None})
-        return Call(request_id, asked_id if _CLIENT_ID.fullmatch(asked_id) else request_id, headers, span)
+        shown_id = asked_id if asked_id and _CLIENT_ID.fullmatch(asked_id) else request_id
+        return Call(request_id, shown_id, headers, span)
 
 
 async def _turn_away(scope: Scope, send: Send) -> None:
@@ -105,6 +113,8 @@ async def _turn_away(scope: Scope, send: Send) -> None:
 
 
 def _end(span: Span, scope: Scope, status: int) -> None:
+    if not span.is_recording():
+        return
     route = getattr(scope.get("route"), "path", None)
     if route is not None:
         span.update_name(f"{scope['method']} {route}")

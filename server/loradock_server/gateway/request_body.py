@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from loradock_adapters.strict_json import parse_object
+from loradock_server.gateway import fast_json
 from loradock_server.gateway.errors import BadRequest
 
 # A tool's JSON Schema may be deep; what is deeper than this makes one reader or another run out of stack.
@@ -18,6 +19,21 @@ _HALF_PAIRS = (b"\\ud", b"\\uD")
 
 def parse_request(body: bytes) -> dict[str, Any]:
     """The object. Raises BadRequest, which says where and why."""
+    value = fast_json.decode_object(body)
+    slow = value is None
+    if value is None:
+        value = _judged(body)
+    # Both bounds hold for nearly every body, and are counted at the speed of memory.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
+        raise BadRequest(f"the body is nested too deeply: more than {MAX_DEPTH} levels of arrays and objects")
+    if any(half in body for half in _HALF_PAIRS) and (where := _half_pair(value)) is not None:
+        raise BadRequest(f"the body has half of a surrogate pair in {where!r}; send text as UTF-8")
+    if slow and (problem := fast_json.problem(body)) is not None:
+        raise BadRequest(f"the body: {problem}")
+    return value
+
+
+def _judged(body: bytes) -> dict[str, Any]:
     try:
         value = parse_object(body)
     except ValueError as error:
@@ -25,17 +41,12 @@ def parse_request(body: bytes) -> dict[str, Any]:
         raise BadRequest(
             f"the body is {said}" if said.startswith(("not", "nested")) else f"the body: {said}"
         ) from error
-    # Both bounds hold for nearly every body, and are counted at the speed of memory.
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
-        raise BadRequest(f"the body is nested too deeply: more than {MAX_DEPTH} levels of arrays and objects")
-    if any(half in body for half in _HALF_PAIRS) and (where := _half_pair(value)) is not None:
-        raise BadRequest(f"the body has half of a surrogate pair in {where!r}; send text as UTF-8")
     return value
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             part
             for outer in level

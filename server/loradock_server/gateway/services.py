@@ -15,9 +15,10 @@ from loradock_server.gateway.accounting import Ledger
 from loradock_server.gateway.auth import Authenticator
 from loradock_server.gateway.background import Background
 from loradock_server.gateway.caller import Caller
-from loradock_server.gateway.concurrency import Concurrency
 from loradock_server.gateway.engine_client import EngineClient
 from loradock_server.gateway.key_uses import KeyUses
+from loradock_server.gateway.limiting.limiter import Limiter
+from loradock_server.gateway.limiting.sharing import Sharing
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
 from loradock_server.gateway.registration import Registrar
@@ -39,7 +40,8 @@ class Services:
     engine: EngineClient
     watch: EngineWatch
     pins: PinKeeper
-    concurrency: Concurrency
+    limiter: Limiter
+    sharing: Sharing
     ledger: Ledger
     usage: UsageFollower
     book: UsageBook

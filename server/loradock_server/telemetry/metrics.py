@@ -63,6 +63,12 @@ class GatewayMetrics:
         self.requests_in_flight = Gauge(
             "loradock_requests_in_flight", "Inference requests being answered.", ADAPTER, registry=registry
         )
+        self.rate_limited = Counter(
+            "loradock_rate_limited_total",
+            "Requests turned away by a limit of the API key (key_...) or of the adapter (adapter_...).",
+            ("adapter", "limit"),
+            registry=registry,
+        )
         self.engine_up = Gauge("loradock_engine_up", "1 while the engine answers and is ready.", registry=registry)
         self.engine_restarts = LastKnownCounter(
             "loradock_engine_restarts", "Times the engine was started again after an exit."

@@ -49,12 +49,19 @@ def shut_down(provider: trace.TracerProvider) -> None:
 
 def extract(headers: Mapping[str, str]) -> Context:
     """The caller's trace context (lower-case header names); empty if there is none or it is malformed."""
+    if "traceparent" not in headers:
+        return Context()
     return _PROPAGATOR.extract(headers, context=Context())
 
 
-def inject(headers: MutableMapping[str, str], context: Context) -> None:
-    """Add `traceparent` and `tracestate` of the span in `context`, if there is one."""
-    _PROPAGATOR.inject(headers, context=context)
+def inject(headers: MutableMapping[str, str], span: trace.Span) -> None:
+    """Add `traceparent` and `tracestate` of this span, if it has a context."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return
+    headers["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    if context.trace_state:
+        headers["tracestate"] = context.trace_state.to_header()
 
 
 def _exporting() -> bool:

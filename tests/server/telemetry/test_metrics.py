@@ -25,6 +25,7 @@ def test_gateway_and_engine_pages_hold_every_contract_family_once() -> None:
         "loradock_time_to_first_token_seconds",
         "loradock_time_per_output_token_seconds",
         "loradock_requests_in_flight",
+        "loradock_rate_limited",
         "loradock_engine_up",
         "loradock_engine_restarts",
     }

@@ -19,8 +19,11 @@ from loradock_server.gateway.openapi.operation import (
     ETAG,
     HEADERS,
     JSON,
+    LIMITS,
     REQUEST_ID,
     RETRY_AFTER,
+    RETRY_AFTER_MS,
+    SHOULD_RETRY,
     Answer,
     Operation,
 )
@@ -38,6 +41,17 @@ Refs = Mapping[Any, Mapping[str, Any]]
 _REF = "#/components/schemas/{model}"
 # FastAPI's own errors, which nobody gets to see.
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
+
+
+class OverLimit(BaseModel):
+    """The limit that is in the way."""
+
+    of: Literal["key", "adapter"]
+    limit: Literal["requests_per_minute", "tokens_per_minute", "max_concurrency", "tokens_per_day"]
+    value: int
+    used: int
+    asked: int = Field(description="what this request would take: 1, or its tokens as estimated")
+    wait_seconds: float
 
 
 class Objection(BaseModel):
@@ -58,11 +72,14 @@ class ErrorDetail(BaseModel):
     """Why, for people and for programs."""
 
     message: str
-    type: str = Field(description="invalid_request_error or server_error")
+    type: str = Field(
+        description="invalid_request_error, server_error, rate_limit_error, or insufficient_quota for a day's tokens"
+    )
     param: str | None = Field(description="the field at fault")
     code: str | None
     faults: list[Fault] | None = Field(default=None, description="of adapter_rejected: everything that is wrong")
     gate: list[Objection] | None = Field(default=None, description="of promotion_refused: what speaks against it")
+    limit: OverLimit | None = Field(default=None, description="of a 429 by a limit of the key or the adapter")
     expected: list[int] | None = Field(default=None, description="of precondition_failed: what If-Match demanded")
     current: dict[str, Any] | None = Field(default=None, description="of precondition_failed: what is there now")
 
@@ -194,7 +211,8 @@ def _error(
     named += [AUTHENTICATE] if status == 401 else []
     # A 412 for something that is gone has no revision to name.
     sometimes = [ETAG] if status == 412 else []
-    sometimes += [wire.ADAPTER, wire.DIGEST] if open else []
+    sometimes += [wire.ADAPTER, wire.DIGEST, *LIMITS] if open else []
+    sometimes += [RETRY_AFTER_MS, SHOULD_RETRY] if open and status == 429 else []
     return {"description": says, "headers": _headers(named, sometimes), "content": {JSON: {"schema": schema}}}
 
 

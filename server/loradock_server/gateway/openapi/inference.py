@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from loradock_adapters import errors as core
 from loradock_server import wire
 from loradock_server.gateway import errors
-from loradock_server.gateway.openapi.operation import JSON, Answer, Errors, Operation
+from loradock_server.gateway.openapi.operation import JSON, LIMITS, Answer, Errors, Operation
 from loradock_server.gateway.routes import dialect_of
 
 
@@ -113,7 +113,10 @@ _FAILS: Errors = (
     errors.EngineUnavailable,
     errors.EngineGarbled,
     errors.EngineTimeout,
+    errors.RateLimited,
+    errors.QuotaExhausted,
     errors.AdapterBusy,
+    errors.KeyBusy,
 )
 _TAG = "inference"
 _STREAM = {"text/event-stream": {"type": "string", "description": "events, as the API in question has them"}}
@@ -132,7 +135,7 @@ def _inference(
     answer = Answer(
         gives,
         f"The answer. {says}".strip(),
-        sometimes=(wire.ADAPTER, wire.DIGEST),
+        sometimes=(wire.ADAPTER, wire.DIGEST, *LIMITS),
         content=_STREAM if streams else None,
     )
     return Operation(

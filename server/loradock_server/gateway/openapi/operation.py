@@ -28,11 +28,31 @@ RETRY_AFTER = "retry-after"
 AUTHENTICATE = "www-authenticate"
 APPLIED = "preference-applied"
 
+RETRY_AFTER_MS = "retry-after-ms"
+SHOULD_RETRY = "x-should-retry"
+
+_LIMITED: Mapping[str, str] = {
+    "requests": "requests a minute",
+    "tokens": "tokens a minute",
+    "tokens-day": "tokens a day",
+}
+_TOLD: Mapping[str, str] = {
+    "limit": "The limit of {}: of the key or the adapter, whichever leaves less. Only where there is one.",
+    "remaining": "What is left of {}.",
+    "reset": "How long until all of {} is there again, as 1s or 6m0s.",
+}
+LIMITS: Mapping[str, str] = {
+    f"x-ratelimit-{part}-{kind}": says.format(of) for kind, of in _LIMITED.items() for part, says in _TOLD.items()
+}
+
 HEADERS: Mapping[str, str] = {
     REQUEST_ID: "The client's own x-request-id if it sent a usable one, else a new one. Quote it to an operator.",
     ETAG: "The revision at which the thing last changed, quoted; send it back in If-Match.",
     LOCATION: "Where the new thing is.",
     RETRY_AFTER: "Seconds after which to try again.",
+    RETRY_AFTER_MS: "The same in milliseconds, for a limit of the key or the adapter.",
+    SHOULD_RETRY: "false, where a client had better not wait by itself.",
+    **LIMITS,
     AUTHENTICATE: "How to send a key.",
     APPLIED: "The preference that was heeded: respond-async.",
     wire.ADAPTER: "The adapter version that answered, name@version. Not sent by the base model.",
