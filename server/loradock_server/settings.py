@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from loradock_adapters.errors import StoreError
 from loradock_adapters.promotion_gate import PromotionGate
+from loradock_adapters.rate_limits import HIGHEST, RateLimits
 from loradock_adapters.signing import TrustedKey
 from loradock_adapters.sources import AllowList
 from loradock_adapters.store import Store, is_bucket, open_store
@@ -62,6 +63,12 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(default=None, description="name of the base model for clients")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int = Field(default=2048, ge=16, description="longest prompt + answer, tokens")
+
+    # What all who ask for the base model may take together; of adapters: `loradock adapters set`
+    base_requests_per_minute: int | None = Field(default=None, ge=1, le=HIGHEST["requests_per_minute"])
+    base_tokens_per_minute: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_minute"])
+    base_max_concurrency: int | None = Field(default=None, ge=1, le=HIGHEST["max_concurrency"])
+    base_tokens_per_day: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_day"])
 
     # Adapters
     registry_url: str | None = Field(default=None, description="SQLAlchemy URL; default SQLite in home")
@@ -239,6 +246,16 @@ class Settings(BaseSettings):
     def base_dir(self) -> Path:
         """Where fetched base models lie, one folder each."""
         return self.home / "base"
+
+    @property
+    def base_limits(self) -> RateLimits:
+        """Of the base model."""
+        return RateLimits(
+            requests_per_minute=self.base_requests_per_minute,
+            tokens_per_minute=self.base_tokens_per_minute,
+            max_concurrency=self.base_max_concurrency,
+            tokens_per_day=self.base_tokens_per_day,
+        )
 
     @classmethod
     def settings_customise_sources(

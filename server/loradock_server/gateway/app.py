@@ -157,7 +157,7 @@ def _build(
     provider: TracerProvider,
 ) -> Services:
     metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
-    table = RoutingTable(registry, base, base_name)
+    table = RoutingTable(registry, base, base_name, settings.base_limits)
     timeouts = Timeouts(
         connect=settings.connect_timeout,
         first_byte=settings.first_byte_timeout,
