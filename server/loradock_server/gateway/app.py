@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -57,6 +58,7 @@ from loradock_server.gateway.errors import (
     explain,
     http_error,
 )
+from loradock_server.gateway.jwks import FileKeys, SigningKeys, WebKeys
 from loradock_server.gateway.key_uses import KeyUses
 from loradock_server.gateway.limiting.limiter import Limiter
 from loradock_server.gateway.limiting.sharing import Sharing
@@ -69,6 +71,7 @@ from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.routes import OPERATIONS
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.table import RoutingTable
+from loradock_server.gateway.tokens import Claims, TokenVerifier
 from loradock_server.gateway.usage import Usage, UsageFollower
 from loradock_server.gateway.usage_book import UsageBook
 from loradock_server.gateway.watch import EngineWatch
@@ -175,7 +178,13 @@ def _build(
     follower = UsageFollower(engine, take)
     book = UsageBook(registry.usage, gateway_id, follower.resume)
     key_uses = KeyUses(registry.keys)
-    auth = Authenticator(registry.keys, key_uses, open_inference=settings.open_inference, local_key=local_key)
+    auth = Authenticator(
+        registry.keys,
+        key_uses,
+        open_inference=settings.open_inference,
+        local_key=local_key,
+        tokens=_tokens(settings),
+    )
     table.read_along.append(auth.refresh)
     limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
@@ -215,6 +224,23 @@ def _build(
     )
 
 
+def _tokens(settings: Settings) -> TokenVerifier | None:
+    """What verifies tokens, if the operator takes any."""
+    if settings.jwt_issuer is None:
+        return None
+    claims = Claims(
+        settings.jwt_issuer,
+        settings.jwt_audience,
+        settings.jwt_tenant_claim,
+        settings.jwt_scopes_claim,
+        settings.jwt_scope_prefix,
+        settings.jwt_adapters_claim,
+        settings.jwt_limits,
+    )
+    source = WebKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else FileKeys(settings.jwt_jwks_file or Path())
+    return TokenVerifier(claims, SigningKeys(source))
+
+
 def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's own type is private
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -231,6 +257,7 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
                 services.sharing,
                 services.operations,
                 services.key_uses,
+                services.auth,
             ):
                 services.background.start(part.follow())
             try:
