@@ -11,7 +11,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry requirements docs evaluate clean
+.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-gateway requirements docs evaluate clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ bench-registry: $(STAMP) ## 10,000 adapters x 3 versions on SQLite and PostgreSQ
 
 evaluate: $(STAMP) ## score every example adapter against the base on held-out data
 	$(BIN)/python adapters/examples/evaluate.py $(ARGS)
+
+bench-gateway: $(STAMP) ## what the gateway costs: wrk, one fake engine, directly and through gateways; needs wrk
+	$(BIN)/python -m loadtest.gateway $(ARGS)
 
 requirements: $(STAMP) ## write requirements/*.txt anew, with hashes
 	scripts/requirements $(BIN)/uv
