@@ -135,6 +135,13 @@ async def dribbles(line: Line) -> None:
         await asyncio.sleep(0.2)
 
 
+async def floods(line: Line) -> None:
+    await line.send(OK + (STREAM if line.stream else JSON + b"transfer-encoding: chunked\r\n") + b"\r\n")
+    while True:
+        await line.event("x" * 16_000)
+        await asyncio.sleep(0.005)
+
+
 async def begins_an_event_without_end(line: Line) -> None:
     await line.send(OK + STREAM + b"\r\n")
     while True:

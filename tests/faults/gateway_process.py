@@ -17,25 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from loradock_server.gateway.concurrency import Concurrency
 from opentelemetry.sdk.trace import TracerProvider
 
 from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.drain import Drain
+from loradock_server.gateway.limiting.limiter import Limiter
 from loradock_server.gateway.server import Started, run_gateway
 from loradock_server.settings import load_settings
 from loradock_server.telemetry.logs import configure_logging
 
 
 def held() -> dict[str, int]:
-    """Tasks of the loop, requests that count as being answered, places taken at adapters."""
+    """Tasks of the loop, requests that count as being answered, places taken of limits."""
     tasks = [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ != "LifespanOn.main"]  # type: ignore[union-attr]
     found: list[Any] = gc.get_objects()
     return {
         "tasks": len(tasks),
         "in_flight": sum(one.in_flight for one in found if type(one) is Drain),
-        "permits": sum(sum(one._answering.values()) for one in found if type(one) is Concurrency),
+        "permits": sum(held.running for one in found if type(one) is Limiter for held in one.subjects.values()),
     }
 
 

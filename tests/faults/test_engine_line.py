@@ -122,7 +122,7 @@ def outcomes(gateway: Gateway) -> dict[tuple[str, bool], Outcome]:
 
 
 def test_every_way_to_misbehave_is_tried() -> None:
-    assert EXPECTED.keys() == BEHAVIOURS.keys() - {"main"}
+    assert EXPECTED.keys() == BEHAVIOURS.keys() - {"main", "floods"}  # the last is for slow clients
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -117,8 +117,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that are no request we take; uvicorn calls it when the parser gives up."""
-        if self._is_answering:
-            self._close()  # an answer in the middle of another one would be read as part of that
+        if self._is_answering and (self.cycle.response_started or self.pipeline or not self.cycle.more_body):
+            self._close()  # it would be read as the answer, or a part of one, to the request before
             return
         request_id = uuid.uuid4().hex
         status, text = self._refusal or (400, f"{msg} Send HTTP/1.1 with well-formed headers.")
