@@ -4,6 +4,7 @@
     ├── BadRequest              400   the body cannot be used; a client's mistake
     │   └── Unsupported               a parameter that would be ignored
     ├── InvalidKey              401   no key, or one we do not know
+    ├── SignersUnavailable      503   a token, and nobody can say whether its signer is its issuer's
     ├── MissingScope            403   a good key, but not for this
     ├── ClientTooSlow           408   its body did not arrive within client_timeout
     ├── ModelNotFound           404   inference asked for a name we do not serve
@@ -40,6 +41,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loradock_adapters import errors as core
+from loradock_server.gateway.engine_words import in_openais_words
 from loradock_server.gateway.etags import etag_header
 from loradock_server.gateway.routes import Dialect
 from loradock_server.wire import error_body
@@ -79,6 +81,10 @@ class Unsupported(BadRequest):
 
 class InvalidKey(GatewayError):
     """The key is missing or unknown."""
+
+
+class SignersUnavailable(GatewayError):
+    """The keys of the tokens' issuer cannot be had."""
 
 
 class MissingScope(GatewayError):
@@ -166,15 +172,13 @@ class LimitStoreError(core.LoraDockError):
 
 
 class EngineRefused(GatewayError):
-    """The engine answered with an error; `status`, `code` and `retry_after` are its own."""
+    """The engine answered with an error; `status` and `retry_after` are its own."""
 
     def __init__(self, status: int, error: Mapping[str, Any], retry_after: str | None = None) -> None:
-        super().__init__(str(error.get("message") or f"the engine answered {status}"))
+        words = in_openais_words(status, error)
+        super().__init__(words.message, param=words.param)
         self.status = status
-        param, code = error.get("param"), error.get("code")
-        self.param = param if isinstance(param, str) else None
-        # vLLM puts the HTTP status into `code`, as a number; OpenAI's is a word or null.
-        self.code = code if isinstance(code, str) else ("model_not_found" if status == 404 else None)
+        self.code = words.code
         self.retry_after = retry_after
 
 
@@ -215,6 +219,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     BadRequest: Rule(400, None),
     Unsupported: Rule(400, "unsupported_parameter"),
     InvalidKey: Rule(401, "invalid_api_key"),
+    SignersUnavailable: Rule(503, "jwks_unavailable", "server_error"),
     MissingScope: Rule(403, "insufficient_permissions"),
     ModelNotFound: Rule(404, "model_not_found", param="model"),
     RouteNotFound: Rule(404, "route_not_found"),
@@ -299,6 +304,7 @@ def explain(error: BaseException) -> ErrorAnswer:
     """The answer for any exception; what we did not foresee is a 500 that says nothing of our insides."""
     if isinstance(error, EngineRefused):
         kind = "invalid_request_error" if error.status < 500 else "server_error"
+        kind = "rate_limit_error" if error.status == 429 else kind
         return _answer(error.status, str(error), Rule(error.status, error.code, kind, error.param), error.retry_after)
     rule = next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
     foreseen = rule is not TABLE[Exception]

@@ -448,5 +448,6 @@ def test_a_question_that_computes_nothing_needs_no_seat() -> None:
         assert (await world.client.post("/tokenize")).status_code == 200
         app.release["a@1"].set()
         await asyncio.gather(*running)
+        assert len(world.queued) == 3, "and there is no record of what it cost"
 
     drive(main())
