@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("var"), description="folder that holds all state")
     host: str = Field(default="127.0.0.1", description="address the gateway listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the gateway listens on")
+    workers: int = Field(default=1, ge=1, le=64, description="gateway processes on that port")
 
     # Who may call
     admin_key: SecretStr | None = Field(default=None, description="first admin key, if you want to choose it")
