@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("var"), description="folder that holds all state")
     host: str = Field(default="127.0.0.1", description="address the gateway listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the gateway listens on")
+    workers: int = Field(default=1, ge=1, le=64, description="gateway processes on that port")
 
     # Who may call
     admin_key: SecretStr | None = Field(default=None, description="first admin key, if you want to choose it")
@@ -97,6 +98,10 @@ class Settings(BaseSettings):
     base_tokens_per_minute: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_minute"])
     base_max_concurrency: int | None = Field(default=None, ge=1, le=HIGHEST["max_concurrency"])
     base_tokens_per_day: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_day"])
+
+    limits_url: str | None = Field(
+        default=None, description="where gateways share limits, as redis://host:6379/0; default the registry"
+    )
 
     # Adapters
     registry_url: str | None = Field(default=None, description="SQLAlchemy URL; default SQLite in home")
@@ -253,6 +258,13 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         AllowList.of(value)
+        return value
+
+    @field_validator("limits_url", mode="after")
+    @classmethod
+    def _redis_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("write redis://host:6379/0, rediss://… or unix:///path; without it the registry is used")
         return value
 
     @field_validator("home", mode="after")
