@@ -26,6 +26,7 @@ def test_gateway_and_engine_pages_hold_every_contract_family_once() -> None:
         "loradock_time_per_output_token_seconds",
         "loradock_requests_in_flight",
         "loradock_rate_limited",
+        "loradock_usage_write_failures",
         "loradock_engine_up",
         "loradock_engine_restarts",
     }
