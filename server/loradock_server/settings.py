@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     base_max_concurrency: int | None = Field(default=None, ge=1, le=HIGHEST["max_concurrency"])
     base_tokens_per_day: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_day"])
 
+    limits_url: str | None = Field(
+        default=None, description="where gateways share limits, as redis://host:6379/0; default the registry"
+    )
+
     # Adapters
     registry_url: str | None = Field(default=None, description="SQLAlchemy URL; default SQLite in home")
     artifacts: str | None = Field(
@@ -254,6 +258,13 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         AllowList.of(value)
+        return value
+
+    @field_validator("limits_url", mode="after")
+    @classmethod
+    def _redis_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("write redis://host:6379/0, rediss://… or unix:///path; without it the registry is used")
         return value
 
     @field_validator("home", mode="after")

@@ -61,6 +61,7 @@ from loradock_server.gateway.errors import (
 from loradock_server.gateway.jwks import FileKeys, SigningKeys, WebKeys
 from loradock_server.gateway.key_uses import KeyUses
 from loradock_server.gateway.limiting.limiter import Limiter
+from loradock_server.gateway.limiting.redis_store import RedisLimits
 from loradock_server.gateway.limiting.sharing import Sharing
 from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.operations import Operations
@@ -181,7 +182,7 @@ def _build(
         book.add(usage, position)
 
     follower = UsageFollower(engine, take)
-    book = UsageBook(registry.usage, gateway_id, follower.resume)
+    book = UsageBook(registry.usage, gateway_id, follower.resume, metrics.usage_write_failures.inc)
     key_uses = KeyUses(registry.keys)
     auth = Authenticator(
         registry.keys,
@@ -195,6 +196,7 @@ def _build(
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
     limiter = Limiter(metrics, lambda: watch.state.max_model_len)
+    rates = RedisLimits(settings.limits_url) if settings.limits_url else registry.limits
     drain, background = Drain(), Background()
     return Services(
         settings=settings,
@@ -206,7 +208,7 @@ def _build(
         watch=watch,
         pins=PinKeeper(engine, watch, table),
         limiter=limiter,
-        sharing=Sharing(limiter, registry.limits, registry.limits, uuid.uuid4().hex),
+        sharing=Sharing(limiter, rates, registry.limits, uuid.uuid4().hex),
         ledger=ledger,
         usage=follower,
         book=book,

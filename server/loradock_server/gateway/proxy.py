@@ -113,7 +113,7 @@ class InferenceRoute:
 
     def _end_user(self, body: Mapping[str, Any]) -> Any:
         """Whoever the client asks for, where it says so."""
-        if self.operation.dialect == "openai":
+        if self.operation.dialect != "anthropic":
             return body.get("user")
         metadata = body.get("metadata")
         return metadata.get("user_id") if isinstance(metadata, dict) else None
