@@ -4,6 +4,8 @@ EXTRA ?= cpu
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRA)
 ARGS  ?=
+# pytest's exit status when ARGS choose no test of one of the two halves
+NONE_CHOSEN := [ $$? -eq 5 ]
 
 export LORADOCK_HOME ?= $(CURDIR)/var
 ifdef MODEL
@@ -25,7 +27,10 @@ serve: $(STAMP) ## start gateway and engine with the example adapters (EXTRA=cud
 	@exec $(BIN)/loradock serve $(if $(MODEL),,--adapters-from adapters/examples) $(ARGS)
 
 test: check ## everything that CI runs: checks, unit tests, end-to-end on the real engine
-	$(BIN)/pytest $(ARGS)
+	@failed=0; \
+	$(BIN)/pytest -m "not e2e" --numprocesses 2 --dist loadfile $(ARGS) || $(NONE_CHOSEN) || failed=1; \
+	$(BIN)/pytest -m e2e $(ARGS) || $(NONE_CHOSEN) || failed=1; \
+	exit $$failed
 
 test-fast: $(STAMP) ## unit tests only, no engine
 	$(BIN)/pytest -m "not e2e" $(ARGS)
