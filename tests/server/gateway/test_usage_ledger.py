@@ -126,6 +126,7 @@ def test_a_database_that_fails_is_tried_again_and_its_loss_is_told_once(
         "usage cannot be written (the registry's database failed: no such table: usage); "
         "it is kept in memory and tried again"
     ]
+    assert gateway.metric("loradock_usage_write_failures_total") >= 2
     database.execute("ALTER TABLE elsewhere RENAME TO usage")
     database.close()
     eventually(lambda: sum(sums.requests for sums in ledger(registry).values()) == 3)
