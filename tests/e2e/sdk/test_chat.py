@@ -196,13 +196,14 @@ def test_raw_answers_show_headers_and_body(server: Server) -> None:
         ({"temperature": "hot"}, "temperature", None),
         ({"temperature": -1}, "temperature", None),
         ({"logit_bias": {"x": 1}}, "logit_bias", None),
+        ({"n": 129, "temperature": 1}, None, None),
         ({"top_logprobs": 100, "logprobs": True}, "logprobs", None),
         ({"stream_options": {"include_usage": True}}, "stream_options", None),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice", None),
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
     ],
 )
-def test_what_is_wrong_is_named(server: Server, wrong: dict[str, Any], param: str, code: str | None) -> None:
+def test_what_is_wrong_is_named(server: Server, wrong: dict[str, Any], param: str | None, code: str | None) -> None:
     for stream in (False, True) if "stream_options" not in wrong else (False,):
         with pytest.raises(openai.BadRequestError) as caught:
             chat(server, extra_body=wrong, stream=stream)
