@@ -133,6 +133,20 @@ def test_both_workers_take_connections_and_each_has_a_usage_feed_of_its_own(work
     assert len(gateways) == 2
 
 
+def test_a_key_is_good_and_then_revoked_at_every_worker(workers: Workers) -> None:
+    made = workers.ask("POST", "/admin/keys", json={"name": "app"}).json()
+
+    def asked(count: int) -> set[int]:
+        headers = {"authorization": f"Bearer {made['secret']}"}
+        url = f"{workers.url}/v1/models"
+        # Each on a connection of its own; a dozen do not all come to one of two workers.
+        return {httpx.get(url, headers=headers, timeout=20, trust_env=False).status_code for _ in range(count)}
+
+    assert asked(12) == {200}, "also where it was not made, and at once"
+    assert workers.ask("DELETE", f"/admin/keys/{made['id']}").status_code == 200
+    eventually(lambda: asked(12) == {401})
+
+
 def test_a_worker_that_is_killed_is_replaced_and_what_it_was_answering_is_not_in_flight_any_more(
     workers: Workers,
 ) -> None:
