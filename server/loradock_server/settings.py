@@ -24,10 +24,12 @@ from pydantic_settings import (
 
 from loradock_adapters.errors import StoreError
 from loradock_adapters.promotion_gate import PromotionGate
+from loradock_adapters.rate_limits import HIGHEST, RateLimits
 from loradock_adapters.signing import TrustedKey
 from loradock_adapters.sources import AllowList
 from loradock_adapters.store import Store, is_bucket, open_store
 from loradock_adapters.store.opening import CACHE_BYTES
+from loradock_server.prices import Prices
 
 ENV_PREFIX = "LORADOCK_"
 CONFIG_FILE = "loradock.toml"
@@ -61,6 +63,12 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(default=None, description="name of the base model for clients")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int = Field(default=2048, ge=16, description="longest prompt + answer, tokens")
+
+    # What all who ask for the base model may take together; of adapters: `loradock adapters set`
+    base_requests_per_minute: int | None = Field(default=None, ge=1, le=HIGHEST["requests_per_minute"])
+    base_tokens_per_minute: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_minute"])
+    base_max_concurrency: int | None = Field(default=None, ge=1, le=HIGHEST["max_concurrency"])
+    base_tokens_per_day: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_day"])
 
     # Adapters
     registry_url: str | None = Field(default=None, description="SQLAlchemy URL; default SQLite in home")
@@ -124,6 +132,11 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="how slowly a client may send its request or take its answer"
     )
 
+    # Usage
+    prices: Annotated[Prices | None, NoDecode] = Field(
+        default=None, description="price list for usage: a .toml or .json file, or the JSON itself"
+    )
+
     # Telemetry
     metrics_adapter_limit: int = Field(default=200, ge=1, description="adapter label values before 'other'")
     record_content: bool = Field(default=False, description="put prompts and answers into traces")
@@ -146,6 +159,13 @@ class Settings(BaseSettings):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"the signer {twice[0]!r} is named twice; give every key a name of its own")
         return tuple(keys)
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _read_prices(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return Prices.read(value) if value.strip() else None
 
     @field_validator("promotion_gate", mode="before")
     @classmethod
@@ -226,6 +246,16 @@ class Settings(BaseSettings):
     def base_dir(self) -> Path:
         """Where fetched base models lie, one folder each."""
         return self.home / "base"
+
+    @property
+    def base_limits(self) -> RateLimits:
+        """Of the base model."""
+        return RateLimits(
+            requests_per_minute=self.base_requests_per_minute,
+            tokens_per_minute=self.base_tokens_per_minute,
+            max_concurrency=self.base_max_concurrency,
+            tokens_per_day=self.base_tokens_per_day,
+        )
 
     @classmethod
     def settings_customise_sources(

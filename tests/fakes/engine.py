@@ -53,8 +53,8 @@ class Reply:
 
     `gate` is waited for before token `gate_at`; `die_at` kills the engine before that token, and `break_off_at` ends
     the stream there as if it were whole. `hang_up_after` seconds cuts every connection instead of answering. `error`
-    with `status` answers an error body as it is; `stream_error` comes as the first event of a stream. `pause` is how
-    many seconds each token takes.
+    with `status` answers an error body as it is; `stream_error` comes as the first event of a stream, or, with
+    `break_off_at`, as the last one before [DONE]. `pause` is how many seconds each token takes.
     """
 
     tokens: tuple[str, ...] = ("Hello", " world")
@@ -291,13 +291,17 @@ class FakeEngine:
         raw = [(name.encode(), value.encode()) for name, value in extra]
         raw.append((b"content-type", b"text/event-stream; charset=utf-8"))
         await send({"type": "http.response.start", "status": 200, "headers": raw})
-        if reply.stream_error is not None:
+        if reply.stream_error is not None and reply.break_off_at is None:
             await _event(send, {"error": reply.stream_error})
         else:
             for first in chunks.first():
                 await _event(send, first)
             async for number, token in self._tokens(reply, sent):
                 await _event(send, chunks.delta(number, token))
+            if reply.stream_error is not None:
+                await _event(send, {"error": reply.stream_error})
+                await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+                return
             if reply.break_off_at is not None:
                 await send({"type": "http.response.body", "body": b""})
                 return

@@ -29,7 +29,7 @@ from loradock_server.telemetry.logs import configure_logging
 
 
 def held() -> dict[str, int]:
-    """Tasks of the loop, requests that count as being answered, places taken at adapters."""
+    """Tasks of the loop, requests that count as being answered, places taken of limits."""
     tasks = [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ != "LifespanOn.main"]  # type: ignore[union-attr]
     found: list[Any] = gc.get_objects()
     return {

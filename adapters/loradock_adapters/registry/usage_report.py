@@ -5,7 +5,7 @@ Every group comes divided by adapter, because that is what prices are made for. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,10 +15,13 @@ from sqlalchemy import ColumnElement, Integer, Select, func, literal_column, sel
 from sqlalchemy.orm import Session
 
 from loradock_adapters.registry.database import Database
-from loradock_adapters.registry.tables import UsageRow
+from loradock_adapters.registry.tables import KeyRow, UsageRow
 from loradock_adapters.registry.usage import COUNTS, HOUR_SECONDS, Sums, hour_of
 
 HOURS_OF_A_DAY = 24
+LAST_HOUR = 2_000_000
+"""The last hour that can be asked for, some time in 2198."""
+
 MAX_PAGE = 1000
 
 
@@ -53,8 +56,12 @@ class UsageQuery:
     @property
     def hours(self) -> tuple[int | None, int | None]:
         """The first hour, and the one after the last; None where there is no bound."""
-        end = None if self.until is None else -int(-self.until.timestamp() // HOUR_SECONDS)
-        return None if self.since is None else hour_of(self.since), end
+        end = None if self.until is None else _bounded(-int(-self.until.timestamp() // HOUR_SECONDS))
+        return None if self.since is None else _bounded(hour_of(self.since)), end
+
+
+def _bounded(hour: int) -> int:
+    return max(0, min(hour, LAST_HOUR))
 
 
 Values = tuple[int | str, ...]
@@ -98,6 +105,12 @@ class UsageReport:
             parts = _only(query, select(*columns, UsageRow.adapter, *_SUMS)).group_by(*columns, UsageRow.adapter)
             parts = parts.where(tuple_(*columns) >= tuple_(*groups[0]), tuple_(*columns) <= tuple_(*groups[-1]))
             return _gathered(session, parts, groups)
+
+    def key_names(self, ids: Iterable[str]) -> Mapping[str, str]:
+        """The names of those keys that there are, or were."""
+        with self._database.read() as session:
+            found = session.execute(select(KeyRow.id, KeyRow.name).where(KeyRow.id.in_(sorted(set(ids)))))
+            return {id: name for id, name in found}
 
     def total(self, query: UsageQuery) -> Group:
         """All of it in one."""

@@ -63,14 +63,15 @@ class AdminClient:
         return self._request("GET", path)
 
     def get_all(self, path: str) -> JsonObject:
-        """GET every page of a list as if it were one: the first answer with the data of all. `path` has no query."""
-        answer = self.get(f"{path}?limit={PAGE}")
+        """GET every page of a list as if it were one: the first answer with the data of all."""
+        path += "&" if "?" in path else "?"
+        answer = self.get(f"{path}limit={PAGE}")
         if not answer.get("has_more"):
             return answer
         data = [*objects_in(answer, "data")]
         last = answer
         while last.get("has_more"):
-            last = self.get(f"{path}?{urlencode({'limit': PAGE, 'after': last.get('last_id')})}")
+            last = self.get(f"{path}{urlencode({'limit': PAGE, 'after': last.get('last_id')})}")
             more = objects_in(last, "data")
             if not more:
                 break  # a server that promises pages for ever

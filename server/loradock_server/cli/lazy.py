@@ -38,7 +38,7 @@ def examples(text: str) -> str:
 def new_app(**options: Any) -> typer.Typer:
     """A Typer app with this program's habits: never show local variables, which may hold keys."""
     return typer.Typer(
-        no_args_is_help=True,
+        no_args_is_help=options.pop("no_args_is_help", True),
         add_completion=options.pop("add_completion", False),
         pretty_exceptions_show_locals=False,
         rich_markup_mode="rich",

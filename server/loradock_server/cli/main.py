@@ -94,6 +94,11 @@ class RootGroup(LazyGroup):
             """),
         ),
         "keys": Lazy("loradock_server.cli.keys:app", "Create, change, rotate and revoke API keys.", _MANAGE),
+        "usage": Lazy(
+            "loradock_server.cli.usage:app",
+            "Show how many requests and tokens were used, by whom, and what they cost.",
+            _MANAGE,
+        ),
         "base": Lazy("loradock_server.cli.base:app", "Fetch the bundled base model.", _MAKE),
         "train": Lazy(
             "loradock_server.cli.train:train",

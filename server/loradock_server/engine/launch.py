@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from loradock_adapters.adapter_settings import MAX_STOPS
 from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.settings import Settings
@@ -18,6 +19,8 @@ from loradock_server.settings import Settings
 from .admission import Rules
 
 PLUGIN = "loradock"  # our entry point in vllm.general_plugins
+# The format that most open models were taught, of those whose parser takes any tokenizer. Another one: in engine_args.
+TOOL_PARSER = "hermes"
 # vLLM sizes its slots by one of these (LoRAConfig.max_lora_rank); an adapter may have any rank up to it.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -93,6 +96,9 @@ def vllm_flags(order: LaunchOrder, *, on_cpu: bool, trace_endpoint: str | None) 
         f"--max-model-len={order.max_model_len}",
         f"--dtype={order.dtype}",
         "--enable-prompt-tokens-details",
+        # Without a parser vLLM refuses `tools`, even where the answer's grammar is fixed and there is nothing to parse.
+        "--enable-auto-tool-choice",
+        f"--tool-call-parser={TOOL_PARSER}",
         "--disable-fastapi-docs",
         "--disable-uvicorn-access-log",
     ]
@@ -130,6 +136,8 @@ def process_environment(cache_root: str, env: Mapping[str, str] = os.environ) ->
     result.setdefault("VLLM_CACHE_ROOT", f"{cache_root}/vllm")
     result.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{cache_root}/inductor")
     result.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # As many as an adapter's settings may have: vLLM's own limit is 4, and would refuse every request of such a one.
+    result.setdefault("VLLM_MAX_STOP_STRINGS", str(MAX_STOPS))
     result.setdefault("OTEL_SERVICE_NAME", "loradock-engine")
     # OTLP over HTTP, as in our gateway; vLLM's own default would be gRPC.
     result.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")

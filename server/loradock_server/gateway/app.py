@@ -37,6 +37,7 @@ from loradock_server.gateway import (
     admin_keys,
     admin_operations,
     admin_settings,
+    admin_usage,
     describe,
     health,
     lora_adapters,
@@ -134,6 +135,7 @@ def create_app(
         admin_gc,
         admin_keys,
         admin_settings,
+        admin_usage,
         health,
         describe,
     ):
@@ -155,7 +157,7 @@ def _build(
     provider: TracerProvider,
 ) -> Services:
     metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
-    table = RoutingTable(registry, base, base_name)
+    table = RoutingTable(registry, base, base_name, settings.base_limits)
     timeouts = Timeouts(
         connect=settings.connect_timeout,
         first_byte=settings.first_byte_timeout,

@@ -40,6 +40,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loradock_adapters import errors as core
+from loradock_server.gateway.engine_words import in_openais_words
 from loradock_server.gateway.etags import etag_header
 from loradock_server.gateway.routes import Dialect
 from loradock_server.wire import error_body
@@ -166,15 +167,13 @@ class LimitStoreError(core.LoraDockError):
 
 
 class EngineRefused(GatewayError):
-    """The engine answered with an error; `status`, `code` and `retry_after` are its own."""
+    """The engine answered with an error; `status` and `retry_after` are its own."""
 
     def __init__(self, status: int, error: Mapping[str, Any], retry_after: str | None = None) -> None:
-        super().__init__(str(error.get("message") or f"the engine answered {status}"))
+        words = in_openais_words(status, error)
+        super().__init__(words.message, param=words.param)
         self.status = status
-        param, code = error.get("param"), error.get("code")
-        self.param = param if isinstance(param, str) else None
-        # vLLM puts the HTTP status into `code`, as a number; OpenAI's is a word or null.
-        self.code = code if isinstance(code, str) else ("model_not_found" if status == 404 else None)
+        self.code = words.code
         self.retry_after = retry_after
 
 
@@ -299,6 +298,7 @@ def explain(error: BaseException) -> ErrorAnswer:
     """The answer for any exception; what we did not foresee is a 500 that says nothing of our insides."""
     if isinstance(error, EngineRefused):
         kind = "invalid_request_error" if error.status < 500 else "server_error"
+        kind = "rate_limit_error" if error.status == 429 else kind
         return _answer(error.status, str(error), Rule(error.status, error.code, kind, error.param), error.retry_after)
     rule = next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
     foreseen = rule is not TABLE[Exception]

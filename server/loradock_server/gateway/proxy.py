@@ -12,6 +12,7 @@ import hashlib
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -27,12 +28,14 @@ from loradock_server.gateway.caller import ANONYMOUS, Caller
 from loradock_server.gateway.defaults import apply_settings
 from loradock_server.gateway.engine_answer import EngineAnswer
 from loradock_server.gateway.engine_client import refusal
+from loradock_server.gateway.engine_words import CONTEXT_FIELD
 from loradock_server.gateway.errors import (
     CLIENT_GONE_STATUS,
     BadRequest,
     ClientGone,
     EngineRefused,
     EngineUnavailable,
+    ErrorAnswer,
     explain,
 )
 from loradock_server.gateway.exchange import Exchange
@@ -41,7 +44,7 @@ from loradock_server.gateway.observe import CALL, Call
 from loradock_server.gateway.request_body import parse_request
 from loradock_server.gateway.routes import Operation
 from loradock_server.gateway.services import Services
-from loradock_server.gateway.sse import StreamScan, leading_error
+from loradock_server.gateway.sse import ERROR_EVENT, StreamScan, leading_error
 from loradock_server.gateway.unsupported import refuse_unsupported
 from loradock_server.telemetry import attributes as names
 from loradock_server.telemetry import tracing
@@ -96,7 +99,7 @@ class InferenceRoute:
         exchange.stream = body.get("stream") is True
         choices = body.get("n")
         exchange.choices = choices if isinstance(choices, int) else 1
-        sticky = _sticky_key(caller, body.get("user"))
+        sticky = _sticky_key(caller, self._end_user(body))
         exchange.target = self._services.table.resolve(model, sticky, caller.names)
         refuse_unsupported(self.operation.name, body)
         apply_settings(exchange.target.settings, self.operation.name, body)
@@ -107,6 +110,13 @@ class InferenceRoute:
             body["cache_salt"] = _salt(caller, body.get("cache_salt"))
         self._services.limiter.admit(exchange, body, len(raw))
         return body
+
+    def _end_user(self, body: Mapping[str, Any]) -> Any:
+        """Whoever the client asks for, where it says so."""
+        if self.operation.dialect == "openai":
+            return body.get("user")
+        metadata = body.get("metadata")
+        return metadata.get("user_id") if isinstance(metadata, dict) else None
 
     async def _forward(self, exchange: Exchange, body: dict[str, Any], receive: Receive, answer: Answer) -> None:
         target = exchange.target
@@ -170,8 +180,7 @@ class Answer:
         chunk = await upstream.first_event()
         error = leading_error(chunk)
         if error is not None:
-            status = error.get("code")
-            raise EngineRefused(status if isinstance(status, int) and 400 <= status < 600 else 500, error)
+            raise _refused(error)
         headers = (
             ("content-type", content_type),
             ("cache-control", "no-cache"),
@@ -183,6 +192,8 @@ class Answer:
         await self._send({"type": "http.response.start", "status": upstream.status, "headers": raw})
         self._streaming = True
         while chunk:
+            if ERROR_EVENT in chunk:
+                chunk = self._in_our_words(chunk)
             self._note(chunk)
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             chunk = await upstream.more()
@@ -190,6 +201,23 @@ class Answer:
             raise EngineUnavailable("the engine's stream broke off before its end")
         watch.finished = True
         await self._send({"type": "http.response.body", "body": b""})
+
+    def _in_our_words(self, chunk: bytes) -> bytes:
+        """The same with errors that vLLM found in the middle of its answer as we word all others."""
+        events = chunk.split(b"\n\n")
+        for i, event in enumerate(events):
+            # One that is cut in two reaches the client as vLLM has it, which the SDKs raise likewise.
+            if event.startswith(ERROR_EVENT) and (error := leading_error(event)) is not None:
+                refused = _refused(error)
+                self._exchange.error = refused
+                events[i] = b"data: " + self._worded(refused).body
+        return b"\n\n".join(events)
+
+    def _worded(self, error: Exception) -> ErrorAnswer:
+        operation = self._exchange.operation
+        if isinstance(error, EngineRefused) and error.param == CONTEXT_FIELD:
+            error.param = operation.prompt
+        return explain(error).in_dialect(operation.dialect)
 
     def _note(self, chunk: bytes) -> None:
         now = time.perf_counter()
@@ -208,13 +236,19 @@ class Answer:
 
     async def fail(self, error: Exception) -> None:
         """Tell the client: by status as long as there is none, else by a last event and the stream's regular end."""
-        answer = explain(error).in_dialect(self._exchange.operation.dialect)
+        answer = self._worded(error)
         if not self._streaming:
             self._exchange.code = answer.status
             await send_answer(self._send, answer.status, (*answer.headers, *self._headers()), answer.body)
             return
         gap = b"" if self._scan.between_events else b"\n\n"
         await self._send({"type": "http.response.body", "body": gap + answer.sse})
+
+
+def _refused(error: Mapping[str, Any]) -> EngineRefused:
+    """Of an error that came as an event, and so without a status of its own."""
+    status = error.get("code")
+    return EngineRefused(status if isinstance(status, int) and 400 <= status < 600 else 500, error)
 
 
 def _sticky_key(caller: Caller, user: Any) -> str:

@@ -46,7 +46,7 @@ def _judged(body: bytes) -> dict[str, Any]:
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             part
             for outer in level

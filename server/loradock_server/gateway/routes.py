@@ -27,13 +27,14 @@ _MESSAGES_ENDS = (b"\nevent: message_stop\n", b"\nevent: error\n")
 class Operation:
     """An inference route. `name` is what the GenAI conventions call it, or what we do where they have no word.
 
-    `engine_path`: where the engine has it. `takes_salt`: vLLM reads `cache_salt` there. `ends`: what stands in a stream
-    that came to its end, at the beginning of a line.
+    `engine_path`: where the engine has it. `prompt`: the field with what the model is to read. `takes_salt`: vLLM reads
+    `cache_salt` there. `ends`: what stands in a stream that came to its end, at the beginning of a line.
     """
 
     path: str
     name: str
     engine_path: str
+    prompt: str = "input"
     takes_salt: bool = True
     dialect: Dialect = "openai"
     ends: tuple[bytes, ...] = _OPENAI_ENDS
@@ -45,12 +46,14 @@ class Operation:
 
 
 def _operations() -> Iterator[Operation]:
-    yield Operation("/v1/chat/completions", names.CHAT, "/v1/chat/completions")
-    yield Operation("/v1/completions", names.TEXT_COMPLETION, "/v1/completions")
+    yield Operation("/v1/chat/completions", names.CHAT, "/v1/chat/completions", "messages")
+    yield Operation("/v1/completions", names.TEXT_COMPLETION, "/v1/completions", "prompt")
     yield Operation("/v1/responses", names.RESPONSES, "/v1/responses", ends=_RESPONSES_ENDS)
-    yield Operation("/v1/messages", names.MESSAGES, "/v1/messages", dialect="anthropic", ends=_MESSAGES_ENDS)
+    yield Operation(
+        "/v1/messages", names.MESSAGES, "/v1/messages", "messages", dialect="anthropic", ends=_MESSAGES_ENDS
+    )
     count = "/v1/messages/count_tokens"
-    yield Operation(count, names.COUNT_TOKENS, count, takes_salt=False, dialect="anthropic")
+    yield Operation(count, names.COUNT_TOKENS, count, "messages", takes_salt=False, dialect="anthropic")
     yield Operation("/v1/embeddings", names.EMBEDDINGS, "/v1/embeddings")
     # vLLM has these outside of /v1, and clients look for them at either place.
     for name in (names.SCORE, names.RERANK, names.CLASSIFY, names.POOLING, names.TOKENIZE, names.DETOKENIZE):

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 DONE = b"\ndata: [DONE]"
+# So vLLM reports what fails in mid-stream. No text of a model can look like it: in JSON its quotes are escaped.
+ERROR_EVENT = b'data: {"error"'
 _TAIL_BYTES = 64
 _DATA = b"data:"
 

@@ -16,6 +16,7 @@ from loradock_adapters.adapter_settings import NOTHING_SAID, AdapterSettings
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import AdapterNotFound, RegistryError
 from loradock_adapters.names import AdapterRef
+from loradock_adapters.rate_limits import NO_LIMITS, RateLimits
 from loradock_adapters.registry import Catalogue, Registry, Route, VersionRecord
 from loradock_server.gateway.errors import ModelNotFound
 from loradock_server.gateway.near_names import NearNames
@@ -46,7 +47,9 @@ class RoutingTable:
     were pinned first at the front; `pin_signatures`: id to signature, of those that have one.
     """
 
-    def __init__(self, registry: Registry, base: BaseModel, base_name: str) -> None:
+    def __init__(
+        self, registry: Registry, base: BaseModel, base_name: str, base_limits: RateLimits = NO_LIMITS
+    ) -> None:
         self._registry = registry
         self._base = base
         self.base_name = base_name
@@ -58,7 +61,7 @@ class RoutingTable:
         self._routes: dict[str, Route | None] = {}
         self._near: NearNames | None = None
         self._reading = asyncio.Lock()
-        self._base_target = Target(base_name)
+        self._base_target = Target(base_name, settings=AdapterSettings.stored(base_limits.document()))
 
     def resolve(self, model: str, key: str = "", visible: re.Pattern[str] | None = None) -> Target:
         """The target of a client's model name. Never falls back to the base model.

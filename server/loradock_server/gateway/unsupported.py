@@ -22,6 +22,13 @@ def _is_true(value: Any) -> bool:
     return value is True
 
 
+def _run_elsewhere(tools: Any) -> bool:
+    """Whether there is one that OpenAI's servers would run: a search, an interpreter, …"""
+    return isinstance(tools, list) and any(
+        isinstance(tool, dict) and tool.get("type", "function") != "function" for tool in tools
+    )
+
+
 Asked = Callable[[Any], bool]
 
 _TOOLS = "an older form of `tools`, which would be ignored; use `tools` and `tool_choice`"
@@ -31,6 +38,14 @@ _UNCONSTRAINED: Mapping[str, tuple[Asked, str]] = {
     for name in ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend")
 }
 
+_BETWEEN_ENGINES = "for engines among themselves"
+# Of vLLM's own, what is not a client's to say.
+_OURS: Mapping[str, tuple[Asked, str]] = {
+    "request_id": (_given, "given by this server; yours goes into the header `x-request-id`"),
+    "kv_transfer_params": (_given, _BETWEEN_ENGINES),
+    "ec_transfer_params": (_given, _BETWEEN_ENGINES),
+}
+
 _REFUSED: Mapping[str, Mapping[str, tuple[Asked, str]]] = {
     names.CHAT: {
         "functions": (_given, _TOOLS),
@@ -38,16 +53,23 @@ _REFUSED: Mapping[str, Mapping[str, tuple[Asked, str]]] = {
         "audio": (_given, "for answers in sound; this server answers in text"),
         "web_search_options": (_given, "for searching the web, which this server does not"),
         **_UNCONSTRAINED,
+        **_OURS,
     },
-    names.TEXT_COMPLETION: _UNCONSTRAINED,
+    names.TEXT_COMPLETION: {**_UNCONSTRAINED, **_OURS},
     names.RESPONSES: {
         "previous_response_id": (_given, f"not possible: {_KEEPS_NOTHING}; send the whole conversation as `input`"),
         "conversation": (_given, "not possible: this server keeps no conversations; send the whole of it as `input`"),
         "background": (_is_true, f"not possible: {_KEEPS_NOTHING} to be asked for later; use `stream`"),
         "store": (_is_true, f"not possible: {_KEEPS_NOTHING}; leave it out or send false"),
         "prompt": (_given, "a template that OpenAI stores; send its text as `instructions` and `input`"),
+        "tools": (
+            _run_elsewhere,
+            "for functions alone: this server runs no tools (`type` is `function`)",
+        ),
         **_UNCONSTRAINED,
+        **_OURS,
     },
+    names.MESSAGES: _OURS,
 }
 _NONE: Mapping[str, tuple[Asked, str]] = {}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from loradock_adapters.adapter_settings import MAX_STOPS
 from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
 from loradock_server.engine.launch import LaunchOrder, launch_order, process_environment, trace_endpoint, vllm_rank
@@ -52,6 +53,11 @@ def test_our_plugin_is_loaded_whatever_list_of_plugins_the_operator_has_set(
 ) -> None:
     env = {} if plugins is None else {"VLLM_PLUGINS": plugins}
     assert process_environment("/cache", env).get("VLLM_PLUGINS") == loaded
+
+
+def test_requests_may_have_as_many_stop_strings_as_adapters_unless_the_operator_says_otherwise() -> None:
+    assert process_environment("/cache", {})["VLLM_MAX_STOP_STRINGS"] == str(MAX_STOPS)
+    assert process_environment("/cache", {"VLLM_MAX_STOP_STRINGS": "3"})["VLLM_MAX_STOP_STRINGS"] == "3"
 
 
 def test_an_engine_is_told_whose_signatures_it_is_to_demand(tmp_path: Path) -> None:

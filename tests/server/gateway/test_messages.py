@@ -121,3 +121,15 @@ def test_a_gateway_that_drains_says_so_in_anthropics_words(gateway: Gateway) -> 
     gate.open()
     list(stream)
     gateway.wait_stopped()
+
+
+def test_a_user_of_a_split_stays_on_one_version(gateway: Gateway, client: anthropic.Anthropic) -> None:
+    gateway.register("poet")
+    gateway.register("poet", alpha=8)
+    split = {"split": {"1": 1, "2": 1}}
+    assert gateway.http.put("/admin/adapters/poet/aliases/live", json=split).is_success
+    met = {
+        user: {ask(client, "poet", metadata={"user_id": user}).model for _ in range(3)} for user in map(str, range(8))
+    }
+    assert all(len(models) == 1 for models in met.values())
+    assert len(set.union(*met.values())) == 2

@@ -33,6 +33,15 @@ include-operation-id = "createKey"
 checks.positive_data_acceptance.enabled = false
 
 [[operations]]
+# Times that are none, ends before beginnings and cursors of our own making are beyond patterns.
+include-operation-id = "listUsage"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-operation-id = "pruneUsage"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
 include-operation-id = "createVersion"
 checks.positive_data_acceptance.enabled = false
 checks.negative_data_rejection.enabled = false

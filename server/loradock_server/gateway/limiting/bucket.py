@@ -96,6 +96,6 @@ class Bucket:
         """They did not hear it."""
         self.unsent += sent
 
-    def hear(self, content: float) -> None:
-        """What is in it with all that others put in, and all that was sent."""
-        self.content = max(0.0, content + self.unsent)
+    def hear(self, content: float, since: float = 0.0) -> None:
+        """What was in it so many seconds ago, with all that others put in, and all that was sent."""
+        self.content = max(0.0, max(0.0, content - since * self.per_second) + self.unsent)

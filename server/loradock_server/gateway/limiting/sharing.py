@@ -25,6 +25,7 @@ CLOSE_SECONDS = 5.0
 
 _RENEW_SECONDS = RUNNING_SECONDS / 4  # of requests that run on while nothing else happens
 _TIDY_SECONDS = 600.0
+_ANSWER_SECONDS = 0.25  # a store that takes longer was not asked at once
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -118,9 +119,11 @@ class Sharing:
             self._limiter.touched.update(touched)
             return
         steady = self._limiter.now().steady
+        # It was so when the store was asked, or a little later: whoever waits as he was told is let in.
+        since = min(steady - now.steady, _ANSWER_SECONDS)
         for name, content in together.buckets.items():
             buckets[name].drain(buckets[name].limit, steady)
-            buckets[name].hear(content)
+            buckets[name].hear(content, since)
         for id, elsewhere in together.elsewhere.items():
             counted[id].elsewhere = elsewhere
 

@@ -5,10 +5,11 @@ Pure arithmetic on what it is told, clocks too. It knows no request and no other
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from loradock_adapters.rate_limits import NO_LIMITS, RateLimits
-from loradock_server.gateway.limiting.bucket import Bucket, Charge
+from loradock_server.gateway.limiting.bucket import SLACK, Bucket, Charge
 
 DAY_SECONDS = 86_400
 BUSY_SECONDS = 1.0
@@ -96,7 +97,9 @@ class Subject:
             ("tokens_per_minute", self.tokens, tokens),
         ):
             if bucket is not None and (wait := bucket.wait(amount)) and (found is None or wait > found.wait):
-                found = Objection(name, bucket.limit, round(bucket.content), min(amount, bucket.limit), wait)
+                found = Objection(
+                    name, bucket.limit, math.ceil(bucket.content - SLACK), min(amount, bucket.limit), wait
+                )
         budget = limits.tokens_per_day
         if budget is not None and self.used >= budget and (found is None or now.seconds_left > found.wait):
             found = Objection("tokens_per_day", budget, self.used, tokens, now.seconds_left)

@@ -20,6 +20,7 @@ from loradock_server.gateway.openapi import (
     operations,
     settings,
     stored_responses,
+    usage,
 )
 from loradock_server.gateway.openapi.document import build_document
 from loradock_server.gateway.openapi.operation import Operation
@@ -35,6 +36,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *operations.OPERATIONS,
     *audit.OPERATIONS,
     *keys.OPERATIONS,
+    *usage.OPERATIONS,
     *gc.OPERATIONS,
     *health.OPERATIONS,
 )
