@@ -11,7 +11,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry soak requirements docs evaluate clean
+.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs evaluate clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ bench-engine: $(STAMP) ## adapter speed over base speed, stock vLLM beside ours;
 
 bench-registry: $(STAMP) ## 10,000 adapters x 3 versions on SQLite and PostgreSQL: list, resolve, promote, follow, start
 	$(BIN)/python -m loadtest.registry $(ARGS)
+
+bench-plan: $(STAMP) ## what training really takes at its peak, beside what `loradock plan` says; a quarter of an hour
+	$(BIN)/python -m loadtest.plan $(ARGS)
 
 soak: $(STAMP) ## half an hour of churn on gateway and fake engine: memory, open files and tasks must stay flat
 	$(BIN)/python -m loadtest.soak $(ARGS)

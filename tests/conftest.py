@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.postgres import Postgres, running_postgres
+from tests.redis_server import RedisServer, running_redis
 from tests.seaweed import Seaweed, running_seaweed
 
 
@@ -15,6 +16,13 @@ def postgres() -> Iterator[Postgres]:
     """One PostgreSQL for the whole run; each test makes its own database in it."""
     with running_postgres() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of the test's own, which may stop it."""
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

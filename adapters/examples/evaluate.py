@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from loradock_adapters.base_fetch import SMOLLM2
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.digest import folder_digest
-from loradock_adapters.training.data import DataFile, Example, TokenSet, read_examples, tokenize
+from loradock_adapters.training.data import DataFile, TokenSet, read_examples, tokenize
+from loradock_adapters.training.formats import Example
 from loradock_adapters.training.recipe import read_recipe
 from loradock_adapters.training.scoring import Measure, exact, label_named, same_json, summary_overlap
 

@@ -41,7 +41,7 @@ MAX_GLOBS = 100
 MAX_LIFE = timedelta(days=3660)
 _OLD_WORDS = {"inference": INFER}  # what the first release called it
 _GLOB = re.compile(r"[A-Za-z0-9._/*?!\[\]-]{1,200}")
-_TENANT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 
 def _printable(text: str) -> str:
@@ -102,7 +102,7 @@ class KeySettings(BaseModel):
         default=(INFER,), min_length=1, max_length=10, description="infer opens /v1, admin the administration"
     )
     tenant: str | None = Field(
-        default=None, pattern=f"^{_TENANT}$", description="keys of one tenant share its prefix cache"
+        default=None, pattern=f"^{TENANT_PATTERN}$", description="keys of one tenant share its prefix cache"
     )
     adapters: tuple[Glob, ...] | None = Field(
         default=None,

@@ -12,8 +12,9 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainValidator, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,7 +25,7 @@ from pydantic_settings import (
 
 from loradock_adapters.errors import StoreError
 from loradock_adapters.promotion_gate import PromotionGate
-from loradock_adapters.rate_limits import HIGHEST, RateLimits
+from loradock_adapters.rate_limits import HIGHEST, NO_LIMITS, RateLimits
 from loradock_adapters.signing import TrustedKey
 from loradock_adapters.sources import AllowList
 from loradock_adapters.store import Store, is_bucket, open_store
@@ -45,6 +46,16 @@ class SettingsError(ValueError):
     """A setting is unknown or has a bad value; the message names it and the nearest valid name."""
 
 
+def _read_limits(value: Any) -> RateLimits:
+    """Words as name=number, several with commas between, or a table. Raises ValueError."""
+    if isinstance(value, RateLimits):
+        return value
+    if not isinstance(value, str):
+        return RateLimits.read(value)
+    pairs = [word.partition("=") for word in value.replace(",", " ").split()]
+    return RateLimits.read({name: int(number) if number.isdecimal() else number for name, _, number in pairs})
+
+
 class Settings(BaseSettings):
     """Every setting of gateway and engine. Sizes in bytes, times in seconds."""
 
@@ -53,10 +64,28 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("var"), description="folder that holds all state")
     host: str = Field(default="127.0.0.1", description="address the gateway listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the gateway listens on")
+    workers: int = Field(default=1, ge=1, le=64, description="gateway processes on that port")
 
     # Who may call
     admin_key: SecretStr | None = Field(default=None, description="first admin key, if you want to choose it")
     open_inference: bool = Field(default=False, description="answer inference without a key")
+
+    # Tokens (JWT) beside keys
+    jwt_issuer: str | None = Field(default=None, min_length=1, description="whose tokens are taken: their claim iss")
+    jwt_audience: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="what their claim aud must name, several with spaces between"
+    )
+    jwt_jwks_url: str | None = Field(default=None, description="where the issuer publishes its keys (JWKS)")
+    jwt_jwks_file: Path | None = Field(default=None, description="a file with these keys instead")
+    jwt_tenant_claim: str = Field(default="tenant", min_length=1, description="the claim that names the tenant")
+    jwt_scopes_claim: str = Field(default="scope", min_length=1, description="the claim with the scopes")
+    jwt_scope_prefix: str = Field(default="loradock:", description="how our scopes begin there, as in loradock:infer")
+    jwt_adapters_claim: str = Field(
+        default="adapters", min_length=1, description="the claim with patterns of names; without it every one"
+    )
+    jwt_limits: Annotated[RateLimits, NoDecode, PlainValidator(_read_limits)] = Field(
+        default=NO_LIMITS, description="what each bearer may ask for, as requests_per_minute=60,tokens_per_day=100000"
+    )
 
     # Base model
     model: str = Field(default=DEFAULT_BASE, description="bundled base name, local folder, or hub id")
@@ -69,6 +98,10 @@ class Settings(BaseSettings):
     base_tokens_per_minute: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_minute"])
     base_max_concurrency: int | None = Field(default=None, ge=1, le=HIGHEST["max_concurrency"])
     base_tokens_per_day: int | None = Field(default=None, ge=1, le=HIGHEST["tokens_per_day"])
+
+    limits_url: str | None = Field(
+        default=None, description="where gateways share limits, as redis://host:6379/0; default the registry"
+    )
 
     # Adapters
     registry_url: str | None = Field(default=None, description="SQLAlchemy URL; default SQLite in home")
@@ -174,6 +207,37 @@ class Settings(BaseSettings):
             return value
         return PromotionGate.parse(value) if value.strip() else None
 
+    @field_validator("jwt_audience", mode="before")
+    @classmethod
+    def _split_audience(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("jwt_jwks_url", mode="after")
+    @classmethod
+    def _safe_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if not parts.hostname or parts.scheme not in ("https", "http") or (parts.scheme == "http" and not loopback):
+            raise ValueError(
+                "an https:// address is needed (http:// only to this machine): whoever can change what "
+                "it answers can make tokens"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _whole_issuer(self) -> Settings:
+        sources = [one for one in (self.jwt_jwks_url, self.jwt_jwks_file) if one is not None]
+        if not (self.jwt_issuer or self.jwt_audience or sources):
+            return self
+        if not (self.jwt_issuer and self.jwt_audience and len(sources) == 1):
+            raise ValueError(
+                "tokens need all of jwt_issuer, jwt_audience and one of jwt_jwks_url and jwt_jwks_file: without an "
+                "audience a token for any other service would open this one"
+            )
+        return self
+
     @model_validator(mode="after")
     def _somebody_may_sign(self) -> Settings:
         if self.require_signature and not self.trusted_keys:
@@ -194,6 +258,13 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         AllowList.of(value)
+        return value
+
+    @field_validator("limits_url", mode="after")
+    @classmethod
+    def _redis_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("write redis://host:6379/0, rediss://… or unix:///path; without it the registry is used")
         return value
 
     @field_validator("home", mode="after")

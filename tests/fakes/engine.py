@@ -271,6 +271,8 @@ class FakeEngine:
             "status": reply.status,
         }
         self.published.append(record)
+        if path in wire.READING:
+            return
         await feed.publish(headers[wire.GATEWAY], record)
 
     async def _reply(self, reply: Reply, seen: Seen, sent: _Progress, send: Send) -> None:

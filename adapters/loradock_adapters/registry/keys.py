@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from loradock_adapters.errors import InvalidSettings, KeyConflict, KeyNotFound, RegistryError
 from loradock_adapters.faults import Fault
 from loradock_adapters.key_settings import ADMIN, INFER, KeySettings
-from loradock_adapters.rate_limits import RateLimits
+from loradock_adapters.rate_limits import NO_LIMITS, RateLimits
 from loradock_adapters.registry.audit import MAX_PAGE, Action, Actor, note
 from loradock_adapters.registry.conditions import IfMatch
 from loradock_adapters.registry.database import Database
@@ -288,7 +288,7 @@ def _settings(row: KeyRow) -> KeySettings:
         tenant=row.tenant,
         adapters=None if row.adapters is None else tuple(row.adapters),
         expires_at=row.expires_at and row.expires_at.astimezone(UTC),
-        limits=RateLimits.read(row.limits),
+        limits=RateLimits.read(row.limits) if row.limits else NO_LIMITS,
     )
 
 

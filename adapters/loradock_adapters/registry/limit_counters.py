@@ -95,6 +95,9 @@ class LimitTable:
             wanted = select(LimitDayRow.subject, LimitDayRow.tokens).where(LimitDayRow.day == day)
             return {subject: tokens for subject, tokens in session.execute(wanted)}
 
+    def close(self) -> None:
+        """Nothing: the database is the registry's."""
+
     def tidy(self, day: int) -> None:
         """Forget what can count no more: empty buckets, gateways that are gone, days long before `day`."""
         with self._database.aside() as session:

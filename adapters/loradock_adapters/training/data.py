@@ -1,4 +1,4 @@
-"""Training examples: JSON lines of {"messages": [{"role", "content"}, …]}, and how they become tokens.
+"""Training examples, one on each line of a file (see `formats`), and how they become tokens.
 
 The last message is the assistant's answer; it and the stop token are what is learned, everything before is
 context. Knows no torch: tokens are plain lists, the tokenizer is whatever has a chat template.
@@ -7,16 +7,15 @@ context. Knows no torch: tokens are plain lists, the tokenizer is whatever has a
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from loradock_adapters.training.errors import DataError
+from loradock_adapters.training.formats import Example, numbered
 
 IGNORED = -100  # the label torch's cross-entropy leaves out
-_ROLES = ("system", "user", "assistant")
 _FAULTS_SHOWN = 10
 
 
@@ -30,28 +29,6 @@ class ChatTokenizer(Protocol):
     ) -> Any: ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One conversation whose last message is the wanted answer."""
-
-    messages: tuple[Message, ...]
-
-    @property
-    def context(self) -> list[dict[str, str]]:
-        """What a client would send."""
-        return [{"role": message.role, "content": message.content} for message in self.messages[:-1]]
-
-    @property
-    def answer(self) -> str:
-        return self.messages[-1].content
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +75,9 @@ def read_examples(path: Path) -> DataFile:
         raise DataError(f"no data at {path}; run prepare.py beside the recipe if there is one") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    examples: list[Example] = []
-    faults: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            example = _example(line)
-            if isinstance(example, Example):
-                examples.append(example)
-            else:
-                faults.append(f"line {number}: {example}")
+    read = numbered(lines)
+    examples = [found[1] for _, found in read if not isinstance(found, str)]
+    faults = [f"line {number}: {found}" for number, found in read if isinstance(found, str)]
     if faults:
         more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
         raise DataError(f"{path}: " + "; ".join(faults[:_FAULTS_SHOWN]) + more)
@@ -149,31 +120,3 @@ def tokenize_one(tokenizer: ChatTokenizer, example: Example) -> Tokens:
     context_ids = tokenizer.encode(prompt, add_special_tokens=False)
     answer_ids = tokenizer.encode(completion + stop, add_special_tokens=False)
     return Tokens(context_ids + answer_ids, [IGNORED] * len(context_ids) + answer_ids)
-
-
-def _example(line: str) -> Example | str:
-    """The example on a line, or what is wrong with it."""
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return f"not JSON ({error})"
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or len(messages) < 2:
-        return 'no "messages" list with a question and an answer'
-    return _conversation(messages)
-
-
-def _conversation(messages: Sequence[Any]) -> Example | str:
-    read: list[Message] = []
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            return f"message {number} is not an object with role and content alone"
-        role, content = message["role"], message["content"]
-        if role not in _ROLES:
-            return f"message {number} has role {role!r}; it is one of {', '.join(_ROLES)}"
-        if not isinstance(content, str) or not content.strip():
-            return f"message {number} has no text"
-        read.append(Message(role, content))
-    if read[-1].role != "assistant":
-        return f"the last message is the {read[-1].role}'s; it must be the assistant's answer"
-    return Example(tuple(read))

@@ -100,6 +100,17 @@ class RootGroup(LazyGroup):
             _MANAGE,
         ),
         "base": Lazy("loradock_server.cli.base:app", "Fetch the bundled base model.", _MAKE),
+        "plan": Lazy(
+            "loradock_server.cli.plan:plan",
+            "Say what training and serving will take, in memory and time, before they are begun.",
+            _MAKE,
+            examples("""
+                loradock plan
+                loradock plan org/llama-3-8b --rank 16 --targets q_proj,v_proj --device rtx-4090
+                loradock plan ./model --memory 16GiB --device gpu --sequence-length 2048 --json
+            """),
+        ),
+        "data": Lazy("loradock_server.cli.data:app", "Judge training data.", _MAKE),
         "train": Lazy(
             "loradock_server.cli.train:train",
             "Train an adapter from a recipe, by QLoRA on a GPU or on the CPU.",

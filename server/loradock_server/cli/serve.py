@@ -23,6 +23,9 @@ from loradock_server.telemetry.logs import configure_logging
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (LORADOCK_HOME).")]
 Model = Annotated[str | None, typer.Option("--model", help="Base model: the bundled one, a local folder, or a hub id.")]
 Port = Annotated[int | None, typer.Option("--port", help="Port of the gateway (LORADOCK_PORT).")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Gateway processes on that port (LORADOCK_WORKERS); one serves most.")
+]
 Host = Annotated[str | None, typer.Option("--host", help="Address of the gateway (LORADOCK_HOST).")]
 AdaptersFrom = Annotated[
     Path | None,
@@ -38,11 +41,12 @@ def serve(
     model: Model = None,
     host: Host = None,
     port: Port = None,
+    workers: Workers = None,
     adapters_from: AdaptersFrom = None,
 ) -> None:
     """Run gateway and engine together on this machine, until Ctrl-C."""
     with answering(as_json=False):
-        settings = _settings(home=home, model=model, host=host, port=port)
+        settings = _settings(home=home, model=model, host=host, port=port, workers=workers)
         _require_vllm()
         from loradock_server.cli.together import serve_together
 
@@ -50,18 +54,20 @@ def serve(
             run_async(lambda stop: serve_together(settings, adapters_from, stop))
 
 
-def gateway(home: Home = None, model: Model = None, host: Host = None, port: Port = None) -> None:
+def gateway(
+    home: Home = None, model: Model = None, host: Host = None, port: Port = None, workers: Workers = None
+) -> None:
     """Run the gateway alone; LORADOCK_ENGINE_URL and LORADOCK_ENGINE_TOKEN say where its engine is."""
     with answering(as_json=False):
-        settings = _settings(home=home, model=model, host=host, port=port)
+        settings = _settings(home=home, model=model, host=host, port=port, workers=workers)
         token = _require_token(settings)
         from loradock_server.cli.find_base import open_base
-        from loradock_server.gateway.server import run_gateway
+        from loradock_server.cli.gateways import run_gateways
 
         with starting.uncollected():
             base = open_base(settings)
             run_async(
-                lambda stop: run_gateway(
+                lambda stop: run_gateways(
                     settings, base=base, engine_token=token, stop=stop, on_started=lambda _: starting.done()
                 )
             )

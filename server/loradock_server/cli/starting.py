@@ -11,6 +11,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# A request makes a hundred or so that are counted; looking for cycles every seventh request is a waste.
+_NEW_OBJECTS = 20_000
+
 
 @contextmanager
 def uncollected() -> Iterator[None]:
@@ -25,4 +28,5 @@ def uncollected() -> Iterator[None]:
 def done() -> None:
     """What is there stays and is not looked at again; what comes from now on is collected as always."""
     gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS, 20, 50)
     gc.enable()

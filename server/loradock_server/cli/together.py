@@ -20,10 +20,11 @@ from loradock_server.cli import starting
 from loradock_server.cli.connection import KEY_FILE, SERVER_FILE, Connection
 from loradock_server.cli.errors import NotDone
 from loradock_server.cli.find_base import open_base
+from loradock_server.cli.gateways import run_gateways
 from loradock_server.cli.greeting import Greeting, Steps, shown
 from loradock_server.engine.launch import launch_order
 from loradock_server.engine.supervisor import Supervisor
-from loradock_server.gateway.server import Started, run_gateway
+from loradock_server.gateway.server import Started
 from loradock_server.settings import Settings
 
 
@@ -39,7 +40,7 @@ async def serve_together(settings: Settings, adapters_from: Path | None, stop: a
         gateway_stop, engine_stop = asyncio.Event(), asyncio.Event()
         started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         gateway = asyncio.create_task(
-            run_gateway(
+            run_gateways(
                 settings,
                 base=base,
                 engine_token=token,

@@ -116,13 +116,13 @@ class Guard:
             key=header(scope, wire.KEY),
             tenant=header(scope, wire.TENANT),
         )
+        computes = scope["method"] == "POST" and scope["path"] in wire.COMPUTING
         try:
             heard = Listener(receive)
             async with AsyncExitStack() as held:
                 held.enter_context(self.drain.answering())
                 try:
-                    asks = scope["method"] == "POST" and scope["path"] in wire.COMPUTING
-                    if asks and not await self._take_seat(context, priority, heard, held):
+                    if computes and not await self._take_seat(context, priority, heard, held):
                         return
                     if adapter is not None and digest is not None:
                         context.residency = await held.enter_async_context(self._residency.lease(adapter, digest))
@@ -142,9 +142,10 @@ class Guard:
                     # Before the lease ends: an adapter must not leave while the engine still computes with it.
                     await context.end()
         finally:
-            record = context.record()
-            self._answered(adapter, record["queue_seconds"])
-            await self._feed.publish(context.gateway, record)
+            if computes:
+                record = context.record()
+                self._answered(adapter, record["queue_seconds"])
+                await self._feed.publish(context.gateway, record)
 
     async def _take_seat(self, context: RequestContext, priority: str, heard: Listener, held: AsyncExitStack) -> bool:
         """Wait for the request's turn; its seat is given back with `held`. False when the client left meanwhile.

@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -57,18 +58,22 @@ from loradock_server.gateway.errors import (
     explain,
     http_error,
 )
+from loradock_server.gateway.jwks import FileKeys, SigningKeys, WebKeys
 from loradock_server.gateway.key_uses import KeyUses
 from loradock_server.gateway.limiting.limiter import Limiter
+from loradock_server.gateway.limiting.redis_store import RedisLimits
 from loradock_server.gateway.limiting.sharing import Sharing
 from loradock_server.gateway.observe import CALL, Call, Observe
 from loradock_server.gateway.operations import Operations
 from loradock_server.gateway.pins import PinKeeper
+from loradock_server.gateway.place import ALONE, Place
 from loradock_server.gateway.probing import SmokeProbe
 from loradock_server.gateway.proxy import InferenceRoute
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.routes import OPERATIONS
 from loradock_server.gateway.services import Services
 from loradock_server.gateway.table import RoutingTable
+from loradock_server.gateway.tokens import Claims, TokenVerifier
 from loradock_server.gateway.usage import Usage, UsageFollower
 from loradock_server.gateway.usage_book import UsageBook
 from loradock_server.gateway.watch import EngineWatch
@@ -90,12 +95,14 @@ def create_app(
     base_name: str | None = None,
     local_key: str | None = None,
     gateway_id: str | None = None,
+    place: Place = ALONE,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """The application; its `state.services` are for whoever runs it.
 
     `base_name` is the base model's name for clients and `local_key` one more admin key. `gateway_id` is the name under
-    which the engine keeps this gateway's usage records (`identity`); without one, a new one.
+    which the engine keeps this gateway's usage records (`identity`); without one, a new one. `place` says which of
+    several workers this is.
     Without a tracer provider one is made from the standard OTEL_* variables.
     """
     provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
@@ -108,12 +115,13 @@ def create_app(
         engine_token,
         local_key,
         gateway_id or uuid.uuid4().hex,
+        place,
         provider,
     )
     app = FastAPI(
         title="LoRADock",
         version=__version__,
-        lifespan=_lifespan(services),
+        lifespan=_lifespan(services, place),
         openapi_url=None,
         redirect_slashes=False,
     )
@@ -154,9 +162,10 @@ def _build(
     engine_token: str,
     local_key: str | None,
     gateway_id: str,
+    place: Place,
     provider: TracerProvider,
 ) -> Services:
-    metrics = GatewayMetrics(CollectorRegistry(), settings.metrics_adapter_limit)
+    metrics = GatewayMetrics(CollectorRegistry(), place.share(settings.metrics_adapter_limit), shared=place.metrics)
     table = RoutingTable(registry, base, base_name, settings.base_limits)
     timeouts = Timeouts(
         connect=settings.connect_timeout,
@@ -175,12 +184,19 @@ def _build(
     follower = UsageFollower(engine, take)
     book = UsageBook(registry.usage, gateway_id, follower.resume)
     key_uses = KeyUses(registry.keys)
-    auth = Authenticator(registry.keys, key_uses, open_inference=settings.open_inference, local_key=local_key)
+    auth = Authenticator(
+        registry.keys,
+        key_uses,
+        open_inference=settings.open_inference,
+        local_key=local_key,
+        tokens=_tokens(settings),
+    )
     table.read_along.append(auth.refresh)
     limits = adapter_limits(settings)
     watch = EngineWatch(engine, base, metrics)
     engine.on_failure.append(watch.request_failed)
     limiter = Limiter(metrics, lambda: watch.state.max_model_len)
+    rates = RedisLimits(settings.limits_url) if settings.limits_url else registry.limits
     drain, background = Drain(), Background()
     return Services(
         settings=settings,
@@ -192,7 +208,7 @@ def _build(
         watch=watch,
         pins=PinKeeper(engine, watch, table),
         limiter=limiter,
-        sharing=Sharing(limiter, registry.limits, registry.limits, uuid.uuid4().hex),
+        sharing=Sharing(limiter, rates, registry.limits, uuid.uuid4().hex),
         ledger=ledger,
         usage=follower,
         book=book,
@@ -215,7 +231,24 @@ def _build(
     )
 
 
-def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's own type is private
+def _tokens(settings: Settings) -> TokenVerifier | None:
+    """What verifies tokens, if the operator takes any."""
+    if settings.jwt_issuer is None:
+        return None
+    claims = Claims(
+        settings.jwt_issuer,
+        settings.jwt_audience,
+        settings.jwt_tenant_claim,
+        settings.jwt_scopes_claim,
+        settings.jwt_scope_prefix,
+        settings.jwt_adapters_claim,
+        settings.jwt_limits,
+    )
+    source = WebKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else FileKeys(settings.jwt_jwks_file or Path())
+    return TokenVerifier(claims, SigningKeys(source))
+
+
+def _lifespan(services: Services, place: Place):  # type: ignore[no-untyped-def]  # FastAPI's own type is private
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with services.engine:
@@ -223,14 +256,16 @@ def _lifespan(services: Services):  # type: ignore[no-untyped-def]  # FastAPI's 
             services.usage.resume(await services.book.open())
             await services.sharing.start()
             services.background.start(services.book.keep())
+            if place.first:  # one teller is enough, and two could contradict each other for a moment
+                services.background.start(services.pins.follow())
             for part in (
                 services.table,
                 services.watch,
-                services.pins,
                 services.usage,
                 services.sharing,
                 services.operations,
                 services.key_uses,
+                services.auth,
             ):
                 services.background.start(part.follow())
             try:

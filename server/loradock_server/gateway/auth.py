@@ -1,4 +1,4 @@
-"""Who is calling: the bearer key of a request, and whether it may do what it asks.
+"""Who is calling: the bearer key or token of a request, and whether it may do what it asks.
 
 Every good secret is known by its hash, in memory, following the registry: a known key costs a hash and a dictionary
 look-up. An unknown one makes the registry be asked whether there are newer keys, for all that wait together and twenty
@@ -19,10 +19,13 @@ from loradock_adapters.errors import RegistryError
 from loradock_adapters.key_settings import ADMIN, INFER
 from loradock_adapters.registry import KeyRing, KeyTable
 from loradock_server.gateway.caller import ANONYMOUS, LOCAL, Caller
-from loradock_server.gateway.errors import InvalidKey, MissingScope
+from loradock_server.gateway.errors import InvalidKey, MissingScope, SignersUnavailable
 from loradock_server.gateway.key_uses import KeyUses
+from loradock_server.gateway.tokens import TokenVerifier, looks_like_a_token
 
 _SECONDS_BETWEEN_READS = 0.05
+_SECONDS_OF_A_TOKEN = 60.0
+_REMEMBERED_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,23 @@ class _Known:
 class Authenticator:
     """Turns request headers into a caller.
 
-    With `open_inference` nobody needs a key for inference. `local_key` opens everything and is in no registry.
+    With `open_inference` nobody needs a key for inference. `local_key` opens everything and is in no registry. With
+    `tokens`, those of their issuer are as good as keys.
     """
 
     def __init__(
-        self, keys: KeyTable, uses: KeyUses, *, open_inference: bool = False, local_key: str | None = None
+        self,
+        keys: KeyTable,
+        uses: KeyUses,
+        *,
+        open_inference: bool = False,
+        local_key: str | None = None,
+        tokens: TokenVerifier | None = None,
     ) -> None:
         self._keys = keys
         self._uses = uses
+        self._tokens = tokens
+        self._tokens_known = 0
         self._always = {} if local_key is None else {_sha256(local_key): _Known(LOCAL)}
         self._open_inference = open_inference
         self._ring = KeyRing()
@@ -53,12 +65,17 @@ class Authenticator:
         self._next: asyncio.Task[RegistryError | None] | None = None
         self._read_at = -math.inf
 
+    async def follow(self) -> None:
+        """Keep what tokens are verified by, until cancelled."""
+        if self._tokens is not None:
+            await self._tokens.follow()
+
     async def refresh(self) -> None:
         """Read the keys that changed. Raises RegistryError; those known so far stay then."""
         async with self._reading:
             ring = await asyncio.to_thread(self._keys.ring, self._ring)
             if ring.secrets is not self._ring.secrets:
-                self._known = dict(self._always)
+                self._forget()
             self._ring = ring
 
     async def inference(self, headers: Mapping[str, str]) -> Caller:
@@ -67,7 +84,7 @@ class Authenticator:
             return await self._require(headers, INFER)
         try:
             caller = await self._caller(headers)
-        except (InvalidKey, RegistryError):
+        except (InvalidKey, RegistryError, SignersUnavailable):
             return ANONYMOUS
         return caller if INFER in caller.scopes else ANONYMOUS
 
@@ -78,10 +95,11 @@ class Authenticator:
     async def _require(self, headers: Mapping[str, str], scope: str) -> Caller:
         caller = await self._caller(headers)
         if scope not in caller.scopes:
-            have = ", ".join(sorted(caller.scopes))
+            have = ", ".join(sorted(caller.scopes)) or "none"
             raise MissingScope(
-                f"API key {caller.name!r} has the scope {have}; this needs {scope}: "
-                f"`loradock keys create NAME --scope {scope}`"
+                f"{caller.name!r} has the scope {have}; this needs {scope}: "
+                f"`loradock keys create NAME --scope {scope}`, "
+                "or a token that has it"
             )
         return caller
 
@@ -101,6 +119,8 @@ class Authenticator:
     async def _look_up(self, secret: str) -> _Known:
         """Raises InvalidKey, and RegistryError when nobody can say whether there is such a key."""
         found = self._ring.find(secret, datetime.now(UTC))
+        if found is None and self._tokens is not None and looks_like_a_token(secret):
+            return await self._verify(self._tokens, secret)
         if found is None:
             await self._read_again()
             found = self._ring.find(secret, datetime.now(UTC))
@@ -112,6 +132,18 @@ class Authenticator:
         if known.until <= time.time():
             raise InvalidKey(f"API key {key.name!r} expired at {_moment(known.until)}; ask for another one")
         return known
+
+    async def _verify(self, tokens: TokenVerifier, token: str) -> _Known:
+        """Raises InvalidKey, SignersUnavailable."""
+        caller, until = await tokens.verify(token)
+        self._tokens_known += 1
+        if self._tokens_known > _REMEMBERED_TOKENS:
+            self._forget()
+        # Not for as long as it is good: its issuer may take back the key that signed it.
+        return _Known(caller, min(until, time.time() + _SECONDS_OF_A_TOKEN))
+
+    def _forget(self) -> None:
+        self._known, self._tokens_known = dict(self._always), 0
 
     async def _read_again(self) -> None:
         """Return after a read that began later than this call. Raises RegistryError."""

@@ -14,6 +14,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from loradock_server import wire
+from loradock_server.gateway.corked import Corked
 from loradock_server.gateway.errors import http_error
 
 MAX_HEAD_BYTES = 64 << 10
@@ -38,7 +39,8 @@ class ClientConnection(HttpToolsProtocol):
     # The request line and headers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
+        self._corked = Corked(transport, self.loop)
+        super().connection_made(self._corked)  # type: ignore[arg-type]  # all of a transport that uvicorn uses
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -146,6 +148,7 @@ class ClientConnection(HttpToolsProtocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
+        self._corked.expect_head()
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect_reading()

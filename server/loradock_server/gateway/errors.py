@@ -4,6 +4,7 @@
     ├── BadRequest              400   the body cannot be used; a client's mistake
     │   └── Unsupported               a parameter that would be ignored
     ├── InvalidKey              401   no key, or one we do not know
+    ├── SignersUnavailable      503   a token, and nobody can say whether its signer is its issuer's
     ├── MissingScope            403   a good key, but not for this
     ├── ClientTooSlow           408   its body did not arrive within client_timeout
     ├── ModelNotFound           404   inference asked for a name we do not serve
@@ -81,6 +82,10 @@ class Unsupported(BadRequest):
 
 class InvalidKey(GatewayError):
     """The key is missing or unknown."""
+
+
+class SignersUnavailable(GatewayError):
+    """The keys of the tokens' issuer cannot be had."""
 
 
 class MissingScope(GatewayError):
@@ -219,6 +224,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     BadRequest: Rule(400, None),
     Unsupported: Rule(400, "unsupported_parameter"),
     InvalidKey: Rule(401, "invalid_api_key"),
+    SignersUnavailable: Rule(503, "jwks_unavailable", "server_error"),
     MissingScope: Rule(403, "insufficient_permissions"),
     ModelNotFound: Rule(404, "model_not_found", param="model"),
     RouteNotFound: Rule(404, "route_not_found"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 from fastapi import APIRouter
-from prometheus_client import generate_latest
 from starlette.responses import JSONResponse, Response
 
 from loradock_server.gateway.errors import RETRY_AFTER_SECONDS, EngineTimeout, EngineUnavailable
@@ -33,7 +32,7 @@ def build_router(services: Services) -> APIRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Our own families, then the engine's page as it is; that part is missing while it is down."""
-        page = generate_latest(services.metrics.registry)
+        page = services.metrics.page()
         with suppress(EngineUnavailable, EngineTimeout):
             page += await services.engine.metrics()
         return Response(page, media_type=_PAGE_TYPE)

@@ -31,7 +31,7 @@ def build_router(services: Services) -> APIRouter:
         base = [_base(services)] if caller.may_use(table.base_name) else []
         return {"object": "list", "data": [*base, *adapters]}
 
-    @router.get("/{model}")
+    @router.get("/{model:path}")  # base models are called org/name often
     async def show_model(model: str, request: Request) -> dict[str, Any]:
         caller: Caller = request.state.caller
         table.resolve(model, visible=caller.names)  # which says it as clients are told

@@ -139,7 +139,7 @@ class InferenceRoute:
                 headers[wire.SIGNATURE] = target.signature
         tracing.inject(headers, exchange.span)
         body["model"] = target.model if computes else self._services.table.base_name
-        exchange.sent = True
+        exchange.sent = computes
         try:
             with DisconnectWatch(receive) as watch:
                 async with self._services.engine.post(

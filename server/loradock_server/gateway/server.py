@@ -25,6 +25,7 @@ from loradock_server.base import ServedBase
 from loradock_server.gateway.app import create_app
 from loradock_server.gateway.client_connection import ClientConnection
 from loradock_server.gateway.identity import Identity
+from loradock_server.gateway.place import ALONE, Place
 from loradock_server.gateway.services import Services
 from loradock_server.settings import Settings
 from loradock_server.telemetry import tracing
@@ -52,11 +53,13 @@ async def run_gateway(
     stop: asyncio.Event,
     on_started: Callable[[Started], None] | None = None,
     local_key: str | None = None,
+    place: Place = ALONE,
     tracer_provider: TracerProvider | None = None,
 ) -> None:
     """Serve until `stop` is set, then drain for at most `settings.drain_timeout` seconds.
 
-    `local_key` is an admin key that is good as long as this call runs and is stored nowhere by it.
+    `local_key` is an admin key that is good as long as this call runs and is stored nowhere by it. `place` is for one
+    of several workers.
     Raises RegistryError, TracingError or OSError (the port is taken) before anything is served.
     """
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
@@ -76,14 +79,16 @@ async def run_gateway(
             base_name=base.served_name,
             local_key=local_key,
             gateway_id=identity.id,
+            place=place,
             tracer_provider=provider,
         )
         # The lifespan is entered here and not by uvicorn, which would answer a failure by leaving the process.
-        with _listening(settings.host, settings.port) as listener:
+        with place.listener or listening(settings.host, settings.port) as listener:
             async with app.router.lifespan_context(app), _served(app, listener, settings.client_timeout) as serving:
-                app.state.services.background.start(_sweep(store))
+                if place.first:
+                    app.state.services.background.start(_sweep(store))
                 if on_started is not None:
-                    on_started(Started(_url(listener), first_key))
+                    on_started(Started(url_of(listener), first_key))
                 await _until_stopped(stop, serving)
                 await _drain(app.state.services, settings.drain_timeout)
     finally:
@@ -157,17 +162,16 @@ async def _drain(services: Services, timeout_seconds: float) -> None:
     await services.drain.idle(_CLOSE_SECONDS)
 
 
-@contextlib.contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared`: several on one port, among which the kernel divides the connections.
+
+    Raises OSError when the port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=2048)
-    try:
-        yield listener
-    finally:
-        listener.close()
+    return socket.create_server((host, port), family=family, backlog=2048, reuse_port=shared)
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -7,13 +7,15 @@ Sequence numbers count within one engine process, which names itself in the repl
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import msgspec
 
 from loradock_adapters.errors import InvalidName
 from loradock_adapters.names import AdapterRef
@@ -27,6 +29,8 @@ RECONNECT_SECONDS = 0.25
 _MAX_GENERATION = 64  # characters
 _MOST_TOKENS = 1 << 40  # of one request
 _LAST_SECOND = 4_000_000_000  # some time in 2096
+
+_adapter = lru_cache(maxsize=4096)(AdapterRef.parse)
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +61,7 @@ class Usage:
         adapter = line.get("adapter")
         return cls(
             request_id=str(line["request_id"]),
-            adapter=None if adapter is None else AdapterRef.parse(adapter),
+            adapter=None if adapter is None else _adapter(adapter),
             input_tokens=_count(line["input_tokens"]),
             output_tokens=_count(line["output_tokens"]),
             cached_tokens=_count(line.get("cached_tokens") or 0),
@@ -87,6 +91,8 @@ def _seconds(value: Any) -> float | None:
 def _text(value: Any) -> str:
     """What a database takes: PostgreSQL has no place for a NUL."""
     text = wire.decoded(value) if isinstance(value, str) else ""
+    if len(text) <= MAX_TEXT and text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_TEXT])
 
 
@@ -133,7 +139,7 @@ class UsageFollower:
         if not line.strip():
             return
         try:
-            value = json.loads(line)
+            value = msgspec.json.decode(line)
             seq, before, usage = int(value["seq"]), int(value.get("before") or 0), Usage.parse(value)
         except (ValueError, KeyError, TypeError, OverflowError, AttributeError, RecursionError, InvalidName) as error:
             _log.error("the engine sent a usage line that cannot be read: %s", error)

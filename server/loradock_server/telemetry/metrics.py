@@ -7,9 +7,11 @@ so that the gateway can append the engine's page to its own.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from loradock_server.telemetry import buckets
@@ -21,11 +23,14 @@ ADAPTER = ("adapter", "version")
 class GatewayMetrics:
     """Every metric family the gateway owns, registered with `registry`.
 
-    `adapter_limit` bounds the distinct values of the `adapter` label; later names are counted as `other`.
+    `adapter_limit` bounds the distinct values of the `adapter` label; later names are counted as `other`. `shared` is
+    the folder in which several processes count, each for itself: the one that PROMETHEUS_MULTIPROC_DIR named when this
+    process began.
     """
 
-    def __init__(self, registry: CollectorRegistry, adapter_limit: int = 200) -> None:
+    def __init__(self, registry: CollectorRegistry, adapter_limit: int = 200, *, shared: Path | None = None) -> None:
         self.registry = registry
+        self._shared = shared
         self.adapters = LabelCap(adapter_limit)
         self.requests = Counter(
             "loradock_requests_total",
@@ -61,7 +66,11 @@ class GatewayMetrics:
             registry=registry,
         )
         self.requests_in_flight = Gauge(
-            "loradock_requests_in_flight", "Inference requests being answered.", ADAPTER, registry=registry
+            "loradock_requests_in_flight",
+            "Inference requests being answered.",
+            ADAPTER,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.rate_limited = Counter(
             "loradock_rate_limited_total",
@@ -69,11 +78,25 @@ class GatewayMetrics:
             ("adapter", "limit"),
             registry=registry,
         )
-        self.engine_up = Gauge("loradock_engine_up", "1 while the engine answers and is ready.", registry=registry)
+        self.engine_up = Gauge(
+            "loradock_engine_up",
+            "1 while the engine answers and is ready.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.engine_restarts = LastKnownCounter(
             "loradock_engine_restarts", "Times the engine was started again after an exit."
         )
-        registry.register(self.engine_restarts)
+        self._heard = CollectorRegistry()
+        self._heard.register(self.engine_restarts)
+
+    def page(self) -> bytes:
+        """All families as Prometheus reads them; of all workers together, if this is one of several."""
+        counted = self.registry
+        if self._shared is not None:
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(counted) + generate_latest(self._heard)
 
 
 class LastKnownCounter(Collector):

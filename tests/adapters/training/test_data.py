@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loradock_adapters.training.data import IGNORED, Example, Message, read_examples, tokenize, tokenize_one
+from loradock_adapters.training.data import IGNORED, read_examples, tokenize, tokenize_one
 from loradock_adapters.training.errors import DataError
+from loradock_adapters.training.formats import Example, Message
 from tests.adapters.training.conftest import CHAT_TEMPLATE, byte_tokenizer
 
 
@@ -45,8 +46,8 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     [
         ("{", "line 2: not JSON"),
         ("[" * 100_000, "line 2: not JSON"),
-        ("[]", 'line 2: no "messages" list'),
-        ('{"prompt": "a", "completion": "b"}', 'line 2: no "messages" list'),
+        ("[]", "line 2: a JSON list; an example is an object"),
+        ('{"prompt": "a", "answer": "b"}', "line 2: no example: it has 'prompt', 'answer'"),
         (line(("assistant", "alone")), 'line 2: no "messages" list with a question and an answer'),
         (line(("user", "a"), ("user", "b")), "line 2: the last message is the user's"),
         (line(("human", "a"), ("assistant", "b")), "line 2: message 1 has role 'human'"),

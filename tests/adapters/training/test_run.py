@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, check_adapter
 from loradock_adapters.digest import folder_digest
-from loradock_adapters.training.data import Example, Message, tokenize_one
+from loradock_adapters.training.data import tokenize_one
 from loradock_adapters.training.errors import DataError, TrainingError, TrainingFailed
+from loradock_adapters.training.formats import Example, Message
 from loradock_adapters.training.run import TrainResult, train
 from tests.adapters.training.conftest import byte_tokenizer
 

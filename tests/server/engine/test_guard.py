@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -154,6 +155,7 @@ def test_an_adapter_is_held_while_its_request_runs_and_the_answer_says_how_it_wa
 
         world = World(app)
         headers = {wire.ADAPTER: "a@1", wire.DIGEST: "d1", wire.GATEWAY: "gw", wire.REQUEST_ID: "r1"}
+        headers |= {wire.KEY: "key-1", wire.TENANT: "a%20b"}
         response = await world.client.post("/v1/chat/completions", headers=headers)
         assert (response.text, response.headers[wire.RESIDENCY]) == ("hello", "cold")
         assert held == [("a@1", "d1")]
@@ -161,8 +163,37 @@ def test_an_adapter_is_held_while_its_request_runs_and_the_answer_says_how_it_wa
         record = json.loads(await anext(world.feed.follow("gw", 0)))
         assert (record["request_id"], record["adapter"]) == ("r1", "a@1")
         assert (record["input_tokens"], record["output_tokens"]) == (3, 4)
+        assert (record["key"], record["tenant"], record["status"]) == ("key-1", "a%20b", 200)
+        assert abs(record["ended_at"] - time.time()) < 60
 
     drive(main())
+
+
+def test_the_record_of_a_request_says_how_it_was_answered() -> None:
+    def status(app: Callable[[Scope, Receive, Send], Awaitable[None]], refuse: str | None = None) -> int | None:
+        world = World(app)
+        world.residency.refuse = refuse
+
+        async def main() -> None:
+            headers = {wire.ADAPTER: "a@1", wire.DIGEST: "d1", wire.GATEWAY: "gw"}
+            with suppress(RuntimeError):
+                await world.client.post("/v1/completions", headers=headers)
+
+        drive(main())
+        found: int | None = world.feed._records[0]["status"]
+        return found
+
+    async def too_long(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": b"too long"})
+
+    async def left(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("its client left before a byte was sent")
+
+    assert status(answer) == 200
+    assert status(too_long) == 400
+    assert status(answer, refuse="wrong base") == 422
+    assert status(left) is None
 
 
 def test_an_adapter_that_cannot_be_served_is_answered_with_its_reason_and_the_engine_never_hears_of_it() -> None:
@@ -417,5 +448,6 @@ def test_a_question_that_computes_nothing_needs_no_seat() -> None:
         assert (await world.client.post("/tokenize")).status_code == 200
         app.release["a@1"].set()
         await asyncio.gather(*running)
+        assert len(world.queued) == 3, "and there is no record of what it cost"
 
     drive(main())

@@ -60,3 +60,14 @@ def test_a_request_with_several_sequences_is_one_record_with_their_sum() -> None
 def test_a_request_that_never_reached_the_engine_costs_nothing() -> None:
     record = RequestContext("r1", "g1", None, None).record()
     assert (record["input_tokens"], record["output_tokens"], record["finish_reason"]) == (0, 0, None)
+
+
+def test_a_record_names_the_one_before_it_so_that_one_that_was_forgotten_is_missed() -> None:
+    async def main() -> None:
+        feed = UsageFeed(kept=3)
+        for number in range(6):
+            await feed.publish("g1" if number % 2 == 0 else "g2", {"request_id": f"r{number}"})
+        (kept,) = await read(feed, "g1", 0, 1)
+        assert (kept["request_id"], kept["seq"], kept["before"]) == ("r4", 5, 3)
+
+    asyncio.run(asyncio.wait_for(main(), 10))

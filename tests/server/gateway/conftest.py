@@ -139,7 +139,15 @@ def start(tmp_path: Path) -> Start:
             if not engine_up:
                 engine.die()
             thread = stack.enter_context(LoopThread())
-            yield from _running(stack, thread, settings, engine, ServedBase(base, base.name), folder, engine_up)
+            yield from _running(
+                stack,
+                thread,
+                settings,
+                engine,
+                ServedBase(base, settings.served_model_name or base.name),
+                folder,
+                engine_up,
+            )
 
     return started
 

@@ -211,6 +211,22 @@ def test_no_engine_no_answer_in_time_and_no_connection(start: Start) -> None:
         openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0).models.list()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_sdk_tries_again_by_itself_when_it_is_told_when(gateway: Gateway, stream: bool) -> None:
+    busy = {"error": {"message": "64 requests wait", "type": "x", "param": None, "code": "adapter_queue_full"}}
+    soon = (("retry-after", "0"),)
+    client = gateway.openai().with_options(max_retries=2)
+    gateway.engine.enqueue(Reply(status=429, error=busy, headers=soon), Reply(status=503, error=busy, headers=soon))
+    answer: Any = client.chat.completions.create(model="tiny", messages=ASK, stream=stream)
+    assert list(answer) if stream else answer.choices[0].message.content == "Hello world"
+    assert len(gateway.engine.history) == 3
+    wrong = {"error": {"message": "no", "type": "BadRequestError", "param": None, "code": 400}}
+    gateway.engine.enqueue(Reply(status=400, error=wrong))
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="tiny", messages=ASK, stream=stream)
+    assert len(gateway.engine.history) == 4, "what is wrong is not sent again"
+
+
 @pytest.mark.parametrize("route", ["chat", "completions", "responses"])
 def test_an_error_after_the_first_byte_is_raised_while_the_stream_is_read(gateway: Gateway, route: str) -> None:
     client = gateway.openai()

@@ -40,7 +40,10 @@ def test_every_route_is_described_and_nothing_else(tmp_path: Path) -> None:
         load_settings(home=tmp_path), registry, FolderStore(tmp_path), BaseModel.read(write_base(tmp_path)), "t"
     )
     routes = {
-        (method, route.path) for route in app.routes if isinstance(route, Route) for method in route.methods or ()
+        (method, route.path_format)
+        for route in app.routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
     }
     assert {(operation.method, operation.path) for operation in OPERATIONS} == routes
     registry.close()

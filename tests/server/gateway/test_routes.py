@@ -37,6 +37,8 @@ def test_a_route_takes_a_key_and_a_name_and_says_who_answered(gateway: Gateway, 
     who = ("poet@1", "poet@1", digest) if operation.computes else ("tiny", None, None)
     assert (seen.body["model"], seen.headers.get(wire.ADAPTER), seen.headers.get(wire.DIGEST)) == who
     assert ("cache_salt" in seen.body) == operation.takes_salt
+    if operation.computes:
+        eventually(lambda: gateway.metric("loradock_tokens_total", adapter="poet", type="output") == 2)
     labels = {"adapter": "poet", "version": "1", "operation": operation.name, "code": "200"}
     eventually(lambda: gateway.metric("loradock_requests_total", **labels) == 1)
 

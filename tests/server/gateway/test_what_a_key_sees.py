@@ -110,3 +110,12 @@ def test_without_keys_everything_is_seen(start: Start) -> None:
         gateway.register("support-bot")
         answer = httpx.get(f"{gateway.url}/v1/models", trust_env=False)
         assert [model["id"] for model in answer.json()["data"]] == ["tiny", "support-bot"]
+
+
+def test_a_base_model_with_a_slash_in_its_name_is_shown_and_matched(start: Start) -> None:
+    with start(served_model_name="org/Base-Model") as gateway:
+        key = key_for(gateway, "org/*")
+        assert models(gateway, key) == ["org/Base-Model"]
+        for path in ("/v1/models/org/Base-Model", "/v1/models/org%2FBase-Model"):
+            answer = httpx.get(gateway.url + path, headers={"authorization": f"Bearer {key}"}, trust_env=False)
+            assert (answer.status_code, answer.json()["id"]) == (200, "org/Base-Model")

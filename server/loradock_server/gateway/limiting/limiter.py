@@ -92,6 +92,7 @@ class Limiter:
         now = self.now()
         for subject, limits in subjects.items():
             subject.refresh(limits, now)
+        self.touched.update(subjects)
         exchange.limit_headers = limit_headers(tuple(subjects), now)
 
     def finish(self, exchange: Exchange) -> None:

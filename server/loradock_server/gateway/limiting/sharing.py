@@ -35,6 +35,7 @@ class RateStore(Protocol):
     """Where buckets and running requests of all gateways come together; called in threads. Raises LoraDockError."""
 
     def exchange(self, gateway: str, taken: Collection[BucketTaken], running: Collection[Running]) -> Together: ...
+    def close(self) -> None: ...
 
 
 class DayStore(Protocol):
@@ -77,6 +78,8 @@ class Sharing:
                 await self.exchange()
         except TimeoutError:
             _log.warning("the last that was taken of limits could not be told within %s s", CLOSE_SECONDS)
+        finally:
+            self._rates.close()
 
     async def exchange(self) -> None:
         """Once, now."""

@@ -105,7 +105,7 @@ class Operation:
         if self.observed:
             found += [errors.ShuttingDown, Exception]
         if self.scope is not None:
-            found += [errors.InvalidKey, errors.MissingScope, core.RegistryError]
+            found += [errors.InvalidKey, errors.SignersUnavailable, errors.MissingScope, core.RegistryError]
         if self.takes:
             found += [errors.BadRequest, errors.ClientTooSlow, errors.TooLarge, errors.WrongMediaType]
         return tuple(dict.fromkeys(found))

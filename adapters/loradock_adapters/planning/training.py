@@ -1,0 +1,118 @@
+"""The peak of memory of a training run with TRL's SFTTrainer: full, LoRA or QLoRA, on a GPU or in this process.
+
+The peak is the larger of two moments: the turn from forward to backward, where all activations are there, and the
+optimiser's step, where all gradients are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from loradock_adapters.planning.activations import in_flight, kept_by_checkpoint, kept_in_full, kept_with_lora
+from loradock_adapters.planning.lora_size import LoraSize
+from loradock_adapters.planning.shape import ModelShape
+from loradock_adapters.planning.terms import Sum, Term
+
+Method = Literal["full", "lora", "qlora"]
+Optimizer = Literal["adamw", "adamw-8bit"]
+
+# bitsandbytes: half a byte a number and a scale for each block of 64; double quantisation makes the scale one byte,
+# with a scale of its own for each 256 of them.
+_NF4_BLOCK = 64
+_NF4_BLOCK_OF_SCALES = 256
+# TRL 1.16 computes logits in tiles of at most so many tokens and words and never has them all. On CPU it works on a
+# tile with torch's own operations, which have so many bytes a logit under way at the worst moment.
+_TILE_TOKENS = 4096
+_TILE_WORDS = 32768
+_TILE_BYTES = {True: 2, False: 39}
+_STATE_BYTES = {"adamw": 8, "adamw-8bit": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is trained how. `sequence_length` in tokens, `batch_size` examples at once; gradient accumulation changes
+    neither. With dropout every adapted module keeps a copy of its input.
+    """
+
+    method: Method
+    on_gpu: bool
+    batch_size: int = 8
+    sequence_length: int = 512
+    checkpointing: bool = False
+    double_quantization: bool = True
+    dropout: bool = False
+    optimizer: Optimizer = "adamw"
+
+    @property
+    def tokens(self) -> int:
+        """In one forward pass."""
+        return self.batch_size * self.sequence_length
+
+
+def weights(shape: ModelShape, run: Run) -> Term:
+    """The base model as the run holds it."""
+    count = shape.parameters
+    match run.method:
+        case "full":
+            return Term("base weights", 4 * count, f"{count:,} numbers × 4 bytes (fp32)")
+        case "lora":
+            return Term("base weights", 2 * count, f"{count:,} numbers × 2 bytes (bf16)")
+        case "qlora":
+            linear, other = shape.linear_parameters, shape.other_parameters
+            scales = linear // _NF4_BLOCK
+            scale_bytes = scales + 4 * scales // _NF4_BLOCK_OF_SCALES if run.double_quantization else 4 * scales
+            double = "1 byte each, double-quantised" if run.double_quantization else "4 bytes each"
+            return Term(
+                "base weights",
+                linear // 2 + scale_bytes + 2 * other,
+                f"{linear:,} numbers × ½ byte (NF4) + {scales:,} scales ({double}) + {other:,} others × 2 bytes (bf16)",
+            )
+
+
+def training_memory(shape: ModelShape, lora: LoraSize, run: Run) -> Sum:
+    """Everything that is in memory at the peak; what the device and the process take besides is not in it."""
+    trained = shape.parameters if run.method == "full" else lora.parameters
+    state = _STATE_BYTES[run.optimizer]
+    held = [weights(shape, run)]
+    if run.method == "qlora" and not run.on_gpu:
+        held.append(Term("model file", 2 * shape.parameters, f"{shape.parameters:,} numbers × 2 bytes, still mapped"))
+    if run.method != "full":
+        held.append(Term("adapter", 4 * trained, f"{trained:,} numbers × 4 bytes (fp32 while it learns)"))
+    held.append(Term("optimizer", state * trained, f"{trained:,} numbers × {state} bytes ({run.optimizer})"))
+    gradients = Term("gradients", 4 * trained, f"{trained:,} numbers × 4 bytes (fp32)")
+    step = [gradients]
+    if run.on_gpu:  # there AdamW goes over all tensors at once
+        step.append(Term("optimizer's step", 4 * trained, f"{trained:,} numbers × 4 bytes, while it runs"))
+    moments = [*_on_the_way(shape, lora, run), step]
+    return max((Sum((*held, *terms)) for terms in moments), key=lambda moment: moment.size_bytes)
+
+
+def _on_the_way(shape: ModelShape, lora: LoraSize, run: Run) -> list[list[Term]]:
+    """Two moments of a pass: the loss, and the first layer that is gone through backwards."""
+    tokens = run.tokens
+    full = run.method == "full"
+    layer = kept_in_full(shape) if full else _kept(shape, lora, run)
+    kept = kept_by_checkpoint(shape, full=full) if run.checkpointing else layer
+    activations = Term(
+        "activations", tokens * shape.layers * kept, f"{tokens:,} tokens × {shape.layers} layers × {kept:,} bytes"
+    )
+    rows, words, each = min(tokens, _TILE_TOKENS), min(shape.vocab, _TILE_WORDS), _TILE_BYTES[run.on_gpu]
+    loss = [
+        Term("logits", rows * words * each, f"a tile of {rows:,} tokens × {words:,} words × {each} bytes"),
+        Term("loss", 4 * tokens * shape.hidden, f"{tokens:,} tokens × {shape.hidden} × 4 bytes (fp32)"),
+    ]
+    back = [Term("in flight", tokens * in_flight(shape), "gradients of one layer's MLP")]
+    if run.checkpointing:
+        back.append(Term("layer", tokens * layer, f"{tokens:,} tokens × {layer:,} bytes, computed anew"))
+    learned = 4 * (shape.vocab * shape.hidden if full else lora.parameters)
+    both = [activations, Term("gradients", learned, "fp32; of a full run the output head's, which come first")]
+    if full:
+        both.append(Term("bf16 copies", 2 * shape.parameters, f"{shape.parameters:,} numbers × 2 bytes, autocast's"))
+    return [[*both, *loss], [*both, *back]]
+
+
+def _kept(shape: ModelShape, lora: LoraSize, run: Run) -> int:
+    # On CPU PEFT's autocast copies a quantised module's input as it does a plain one's.
+    shared = run.method == "qlora" and run.on_gpu
+    return kept_with_lora(shape, lora.targets, lora.rank, quantized=shared, dropout=run.dropout)

@@ -1,0 +1,120 @@
+"""`python -m loadtest.plan`: train a few steps in many ways, and put the peaks beside what `loradock plan` says."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.plan.measure import Case
+from loadtest.processor import processor
+from loradock_adapters.planning.device import CPU
+from loradock_adapters.planning.lora_size import lora_size
+from loradock_adapters.planning.shape import ModelShape, read_shape
+from loradock_adapters.planning.training import Run, training_memory
+
+ALL = ("all-linear",)
+CASES = (
+    Case("qlora", 16, ALL, 8, 256),
+    Case("qlora", 16, ALL, 8, 256, checkpointing=True),
+    Case("lora", 16, ALL, 8, 256),
+    Case("lora", 16, ALL, 8, 256, checkpointing=True),
+    Case("lora", 16, ("q_proj", "v_proj"), 4, 512),
+    Case("full", 1, ALL, 4, 256),
+    Case("full", 1, ALL, 4, 256, checkpointing=True),
+    Case("qlora", 16, ALL, 2, 1024),
+    Case("qlora", 8, ALL, 16, 256, dropout=0.05),
+)
+BASE = Path("var/base/smollm2-135m-instruct")
+PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
+
+
+def main() -> int:
+    options = _options()
+    shape = read_shape(options.base)
+    console = Console(stderr=True)
+    runs = []
+    for number, case in enumerate(CASES, start=1):
+        console.print(f"{number} of {len(CASES)}: {_words(case)}")
+        runs.append(_measured(options.base, case))
+    report = {
+        "device": runs[0]["device"],
+        "processor": processor(),
+        "when": time.strftime("%Y-%m-%d", time.gmtime()),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "runs": runs,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "plan.json").write_text(json.dumps(report, indent=1) + "\n")
+    Console().print(_table(shape, runs))
+    return 0
+
+
+def _measured(base: Path, case: Case) -> dict[str, Any]:
+    command = [sys.executable, "-m", "loadtest.plan.measure", str(base), case.as_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{_words(case)} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def needs(shape: ModelShape, run: dict[str, Any]) -> int:
+    """What the plan says of a recorded run: of a GPU's own allocations, or of the whole process on CPU."""
+    on_gpu = run["device"] != "cpu"
+    wanted = Run(
+        run["method"],
+        on_gpu,
+        run["batch_size"],
+        run["sequence_length"],
+        run["checkpointing"],
+        run["double_quantization"],
+        dropout=run["dropout"] > 0,
+    )
+    peak = training_memory(shape, lora_size(shape, run["rank"], run["targets"]), wanted).size_bytes
+    return peak if on_gpu else CPU.needs(peak)
+
+
+def _table(shape: ModelShape, runs: list[dict[str, Any]]) -> Table:
+    drawn = Table(title=f"{shape.name} on {runs[0]['device']}", box=None)
+    for name in ("run", "measured", "planned", "error", "s a step"):
+        drawn.add_column(name, justify="left" if name == "run" else "right")
+    for case, run in zip(CASES, runs, strict=True):
+        planned, peak = needs(shape, run), run["peak_bytes"]
+        error = f"{100 * (planned / peak - 1):+.0f} %"
+        drawn.add_row(
+            _words(case), f"{peak / 1e9:.2f} GB", f"{planned / 1e9:.2f} GB", error, str(run["seconds_a_step"])
+        )
+    return drawn
+
+
+def _words(case: Case) -> str:
+    parts = [case.method, f"{case.batch_size} × {case.sequence_length}"]
+    if case.method != "full":
+        parts += [f"rank {case.rank}", ",".join(case.targets)]
+    if case.checkpointing:
+        parts.append("checkpointing")
+    if case.dropout:
+        parts.append("dropout")
+    return ", ".join(parts)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.plan", description=__doc__)
+    parser.add_argument("--base", type=Path, default=BASE, help="folder of the base model (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("var/bench"), help="where plan.json goes (default: %(default)s)"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

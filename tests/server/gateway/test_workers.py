@@ -1,0 +1,194 @@
+"""Several gateway processes on one port, as `--workers` starts them, with the scripted engine behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from loradock_adapters.base_model import BaseModel
+from loradock_server.base import ServedBase
+from loradock_server.cli.worker import COMMAND
+from loradock_server.gateway.server import Started, listening
+from loradock_server.gateway.workers import WorkerFailed, run_workers
+from loradock_server.settings import load_settings
+from tests.adapters.making import write_base
+from tests.fakes.engine import FakeEngine, Reply, running_engine
+from tests.fakes.loop import LoopThread
+
+TOKEN, KEY = "between-the-two", "ld-test-admin-key-0123456789"
+BODY = {"model": "tiny", "prompt": "x"}
+PATIENCE_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Workers:
+    url: str
+    engine: FakeEngine
+    stop: Any
+    ended: Any
+    others: frozenset[int]
+
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """On a connection of its own, so that any worker may answer."""
+        headers = {"authorization": f"Bearer {KEY}"}
+        return httpx.request(method, self.url + path, headers=headers, timeout=20, trust_env=False, **more)
+
+    def pids(self) -> list[int]:
+        """In the order in which they were started."""
+        return [pid for pid in _worker_pids() if pid not in self.others]
+
+    def metric(self, name: str, **labels: str) -> float:
+        page = self.ask("GET", "/metrics").text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+def _worker_pids() -> list[int]:
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if "loradock_server.cli.worker" in child.cmdline():
+                found.append(child.pid)
+    return found
+
+
+def eventually(holds: Any) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.05)
+
+
+@contextmanager
+def running(folder: Path, workers: int = 2, **flags: Any) -> Iterator[Workers]:
+    base, others = BaseModel.read(write_base(folder)), frozenset(_worker_pids())
+    with ExitStack() as held:
+        path = Path(held.enter_context(TemporaryDirectory(prefix="ld-"))) / "engine.sock"
+        home = {"home": folder / "home", "model": str(base.folder), "engine_url": f"unix:{path}"}
+        settings = load_settings(**{**home, "port": 0, "admin_key": KEY, "workers": workers, **flags})
+        engine = held.enter_context(running_engine(path, token=TOKEN, base={"name": base.name, "digest": base.digest}))
+        thread = held.enter_context(LoopThread())
+        stop = thread.call(asyncio.Event)
+        started: list[Started] = []
+        running = run_workers(
+            settings,
+            base=ServedBase(base, base.name),
+            engine_token=TOKEN,
+            stop=stop,
+            command=COMMAND,
+            on_started=started.append,
+        )
+        serving = asyncio.run_coroutine_threadsafe(running, thread.loop)
+        held.callback(lambda: serving.result(PATIENCE_SECONDS))
+        held.callback(lambda: thread.call(stop.set))
+        eventually(lambda: started or serving.done())
+        if serving.done():
+            serving.result()
+        found = Workers(started[0].url, engine, lambda: thread.call(stop.set), serving.result, others)
+        for _ in range(20):
+            eventually(lambda: found.ask("GET", "/readyz").status_code == 200)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    with running(tmp_path_factory.mktemp("workers")) as found:
+        yield found
+
+
+def test_whichever_worker_is_asked_the_metrics_are_those_of_all(workers: Workers) -> None:
+    before = workers.metric("loradock_requests_total")
+    for _ in range(20):
+        assert workers.ask("POST", "/v1/completions", json=BODY).status_code == 200
+    eventually(lambda: workers.metric("loradock_tokens_total", type="output") >= 40)
+    pages = {workers.metric("loradock_requests_total") - before for _ in range(12)}
+    assert pages == {20.0}
+    assert {workers.metric("loradock_engine_up") for _ in range(6)} == {1.0}
+    assert workers.metric("loradock_request_duration_seconds_count") - before == 20.0
+
+
+def test_both_workers_take_connections_and_each_has_a_usage_feed_of_its_own(workers: Workers) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: workers.ask("POST", "/v1/completions", json=BODY), range(40)))
+    gateways = {seen.headers["x-loradock-gateway"] for seen in workers.engine.history}
+    assert len(gateways) == 2
+
+
+def test_a_worker_that_is_killed_is_replaced_and_what_it_was_answering_is_not_in_flight_any_more(
+    workers: Workers,
+) -> None:
+    gate = workers.engine.gate()
+    workers.engine.enqueue(Reply(gate=gate))
+    counted = workers.metric("loradock_requests_total")
+    asked: list[httpx.Response | httpx.TransportError] = []
+
+    def ask() -> None:
+        try:
+            asked.append(workers.ask("POST", "/v1/completions", json=BODY))
+        except httpx.TransportError as error:
+            asked.append(error)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    workers.engine.wait_for(gate)
+    eventually(lambda: workers.metric("loradock_requests_in_flight") == 1)
+    before = workers.pids()
+    for pid in before:  # one of them answers it
+        os.kill(pid, signal.SIGKILL)
+    client.join(PATIENCE_SECONDS)
+    gate.open()
+    assert isinstance(asked[0], httpx.TransportError)
+    eventually(lambda: len(workers.pids()) == 2 and not set(workers.pids()) & set(before))
+    # Connections made meanwhile waited for the new ones.
+    assert workers.ask("POST", "/v1/completions", json=BODY).status_code == 200
+    assert workers.metric("loradock_requests_in_flight") == 0
+    assert workers.metric("loradock_requests_total") >= counted  # what the dead counted stays
+
+
+def test_an_end_lets_every_worker_finish_what_it_answers(tmp_path: Path) -> None:
+    with running(tmp_path) as workers:
+        gate = workers.engine.gate()
+        workers.engine.enqueue(Reply(gate=gate))
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(workers.ask, "POST", "/v1/completions", json=BODY)
+            workers.engine.wait_for(gate)
+            workers.stop()
+            eventually(lambda: workers.ask("GET", "/readyz").status_code == 503 or len(workers.pids()) == 1)
+            gate.open()
+            assert answer.result(PATIENCE_SECONDS).status_code == 200
+        workers.ended(PATIENCE_SECONDS)
+        assert workers.pids() == []
+
+
+def test_a_port_that_somebody_has_is_an_error_even_if_he_would_share_it(tmp_path: Path) -> None:
+    with (
+        listening("127.0.0.1", 0, shared=True) as taken,
+        pytest.raises(OSError, match="in use"),
+        running(tmp_path, port=taken.getsockname()[1]),
+    ):
+        pass
+
+
+def test_a_worker_that_cannot_start_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    with pytest.raises(WorkerFailed, match="before it answered"), running(tmp_path, engine_url="ftp://nowhere"):
+        pass
