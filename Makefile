@@ -4,6 +4,8 @@ EXTRA ?= cpu
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(EXTRA)
 ARGS  ?=
+# pytest's exit status when ARGS choose no test of one of the two halves
+NONE_CHOSEN := [ $$? -eq 5 ]
 
 export LORADOCK_HOME ?= $(CURDIR)/var
 ifdef MODEL
@@ -11,7 +13,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs evaluate clean
+.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs evaluate clean bench-gateway
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,7 +27,10 @@ serve: $(STAMP) ## start gateway and engine with the example adapters (EXTRA=cud
 	@exec $(BIN)/loradock serve $(if $(MODEL),,--adapters-from adapters/examples) $(ARGS)
 
 test: check ## everything that CI runs: checks, unit tests, end-to-end on the real engine
-	$(BIN)/pytest $(ARGS)
+	@failed=0; \
+	$(BIN)/pytest -m "not e2e" --numprocesses 2 --dist loadfile $(ARGS) || $(NONE_CHOSEN) || failed=1; \
+	$(BIN)/pytest -m e2e $(ARGS) || $(NONE_CHOSEN) || failed=1; \
+	exit $$failed
 
 test-fast: $(STAMP) ## unit tests only, no engine
 	$(BIN)/pytest -m "not e2e" $(ARGS)
@@ -56,6 +61,9 @@ soak: $(STAMP) ## half an hour of churn on gateway and fake engine: memory, open
 
 evaluate: $(STAMP) ## score every example adapter against the base on held-out data
 	$(BIN)/python adapters/examples/evaluate.py $(ARGS)
+
+bench-gateway: $(STAMP) ## what the gateway costs: wrk, one fake engine, directly and through gateways; needs wrk
+	$(BIN)/python -m loadtest.gateway $(ARGS)
 
 requirements: $(STAMP) ## write requirements/*.txt anew, with hashes
 	scripts/requirements $(BIN)/uv

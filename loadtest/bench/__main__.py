@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.processor import processor
 from loradock_adapters.base_fetch import fetch
 from loradock_adapters.base_model import BaseModel
 
@@ -39,7 +40,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     report = {
         "when": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "ours": [asdict(row) for row in ours],
         "stock": [asdict(row) for row in stock],
     }
@@ -145,13 +146,6 @@ def _plot(ours: list[Row], stock: dict[str, float], path: Path) -> None:
     axes.set_xlabel("ratio; the line is the goal")
     axes.legend()
     figure.savefig(path, dpi=120)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _options() -> argparse.Namespace:

@@ -12,7 +12,9 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,8 +32,11 @@ Found = dict[str, dict[str, list[float]]]
 
 def main() -> int:
     options = _options()
+    console = Console(stderr=True)
     try:
-        return measure(options, Console(stderr=True))
+        if options.engine:
+            return _engine(options)
+        return _idle(options) if options.idle else measure(options, console)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -48,23 +53,60 @@ def measure(options: argparse.Namespace, console: Console) -> int:
         if options.litellm:
             targets.append(held.enter_context(servers.litellm(engine, options.rivals)))
         targets.append(held.enter_context(servers.ours(engine)))
+        if options.workers > 1:
+            name = f"{targets[-1].name}, {options.workers} workers"
+            targets.append(held.enter_context(servers.ours(engine, name, LORADOCK_WORKERS=str(options.workers))))
         for number in range(options.rounds + 1):
             console.print(f"round {number} of {options.rounds}" if number else "warming up")
             for target in targets:
                 _round(target, options.seconds if number else 1, found if number else _nothing())
     medians = {row: {name: statistics.median(values) for name, values in of.items()} for row, of in found.items()}
+    _write(
+        options.out / "gateway.json",
+        {
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "medians": medians,
+            "all": {row: dict(of) for row, of in found.items()},
+        },
+    )
+    Console(width=120).print(_table(medians, targets))
+    return 0
+
+
+def _idle(options: argparse.Namespace) -> int:
+    from loadtest.gateway import idle
+
+    found = idle.measure(options.idle, options.workers)
+    _write(options.out / "gateway-idle.json", asdict(found))
+    Console().print(
+        f"{found.streams} idle streams, {found.workers} gateway process(es): {found.held:.0f} MB resident "
+        f"({found.before:.0f} MB before); a request beside them takes {found.answer:.1f} ms"
+    )
+    return 0
+
+
+def _engine(options: argparse.Namespace) -> int:
+    from loadtest.gateway import real_engine
+
+    found = real_engine.measure(options.rounds)
+    _write(options.out / "gateway-engine.json", {**asdict(found), "throughput": found.throughput, "added": found.added})
+    Console().print(
+        f"real engine: {found.tokens_gateway:.0f} tokens/s through the gateway, {found.tokens_direct:.0f} directly: "
+        f"{found.throughput:.3f}; first token {found.first_gateway:.1f} and {found.first_direct:.1f} ms: "
+        f"{found.added:+.2f} ms"
+    )
+    return 0
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "when": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "medians": medians,
-        "all": {row: dict(of) for row, of in found.items()},
+        **found,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gateway.json").write_text(json.dumps(report, indent=2) + "\n")
-    Console(width=120).print(_table(medians, targets))
-    return 0
+    path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _nothing() -> Found:
@@ -101,6 +143,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
     parser.add_argument("--litellm", action="store_true", help="LiteLLM's proxy too; its virtual environment is 1 GB")
+    parser.add_argument("--workers", type=int, default=1, help="above 1: our gateway with so many workers too")
+    parser.add_argument("--idle", type=int, metavar="N", help="instead: hold N streams that say nothing")
+    parser.add_argument("--engine", action="store_true", help="instead: the real engine, directly and through")
     parser.add_argument("--alone", action="store_true", help="no other gateways")
     parser.add_argument(
         "--rivals", type=Path, default=Path("var/bench/rivals"), help="their virtual environments, made if missing"

@@ -25,6 +25,12 @@ from loradock_adapters.base_model import BaseModel
 
 START_SECONDS = 120.0
 ADMIN_KEY = "ld-bench-admin-key-0123456789"
+LIMITS = {
+    "requests_per_minute": 10_000_000,
+    "tokens_per_minute": 1_000_000_000_000,
+    "max_concurrency": 50_000,
+    "tokens_per_day": 1_000_000_000_000_000,
+}
 ENGINE_TOKEN = "bench-engine-token"
 ROUTER = "vllm-router==0.1.17"
 LITELLM = "litellm[proxy]"
@@ -106,10 +112,10 @@ def ours(engine: Engine, name: str = "LoRADock", **settings: str) -> Iterator[Ta
 
 
 def _prepare(url: str) -> str:
-    """A key for inference and a limit on the adapter, both far above what is asked."""
+    """A key for inference, and limits on it and on the adapter, all far above what is asked."""
     with httpx.Client(base_url=url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, trust_env=False) as admin:
-        answer = admin.post("/admin/keys", json={"name": "bench", "scopes": ["inference"]})
-        limited = admin.patch(f"/admin/adapters/{name_of(0)}", json={"max_concurrency": 20_000})
+        answer = admin.post("/admin/keys", json={"name": "bench", "scopes": ["inference"], "limits": LIMITS})
+        limited = admin.patch(f"/admin/adapters/{name_of(0)}", json=LIMITS)
         for one in (answer, limited):
             if not one.is_success:
                 raise BenchError(f"{one.request.url} answered {one.status_code}: {one.text[:300]}")

@@ -75,12 +75,16 @@ def run(target: Target, *, clients: int, seconds: int, stream: bool) -> Run:
     return Run(found["p50"], found["p99"], found["requests"] / found["seconds"])
 
 
-def first_event(target: Target, *, times: int) -> float:
-    """The median time to the first event of a stream, in milliseconds, one client on one connection."""
-    body = body_of(target, stream=True).encode()
+def request_bytes(target: Target, body: bytes) -> bytes:
+    """The whole request as it goes over a connection that is kept."""
     headers = {"host": "bench", "content-type": "application/json", "content-length": str(len(body)), **target.headers}
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    request = f"POST {PATH} HTTP/1.1\r\n{head}\r\n".encode() + body
+    return f"POST {PATH} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def first_event(target: Target, *, times: int) -> float:
+    """The median time to the first event of a stream, in milliseconds, one client on one connection."""
+    request = request_bytes(target, body_of(target, stream=True).encode())
     found = []
     with socket.create_connection(("127.0.0.1", target.port)) as connection:
         connection.settimeout(30)

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.processor import processor
 from loadtest.registry.measure import Row, measure
 
 DATABASES = ("sqlite", "postgresql")
@@ -32,7 +33,7 @@ def main() -> int:
             found[database] = measure(url, options.adapters, options.versions, options.repeat, say)
     report = {
         "when": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "adapters": options.adapters,
         "versions": options.versions,
         "milliseconds": {database: [asdict(row) for row in rows] for database, rows in found.items()},
@@ -82,12 +83,6 @@ def _options() -> argparse.Namespace:
     if options.versions < 2 or options.adapters < 2 or options.repeat < 10:
         parser.error("at least 2 adapters, 2 versions and 10 runs")
     return options
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge
 
 from deploy.grafana import build
 from loradock_server.telemetry.engine_metrics import EngineMetrics
@@ -91,7 +91,7 @@ class App:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
-        self.gateway = GatewayMetrics(registry)
+        self.gateway = gateway = GatewayMetrics(registry)
         self.engine = EngineMetrics(registry)
         for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
             Gauge(f"vllm:{name}", name, registry=registry).set(0)
@@ -102,7 +102,7 @@ class App:
                 self.send_response(200)
                 self.send_header("Content-Type", CONTENT_TYPE_LATEST)
                 self.end_headers()
-                self.wfile.write(generate_latest(registry))
+                self.wfile.write(gateway.page())
 
             def log_message(self, *args: object) -> None:
                 pass

@@ -51,6 +51,7 @@ def test_the_rules_do_what_their_tests_say(tmp_path: Path) -> None:
         ("ratio_rate5m > 0.05", "ratio_rate5m > 0.03"),
         ("requests:rate5m > 0.05", "requests:rate5m > 0"),
         ("p95_rate5m > 5", "p95_rate5m > 8"),
+        ("failures_total[5m]) > 10", "failures_total[5m]) > 5"),
         (
             '(loradock_adapter_loads_total{result!="ok"} unless loradock_adapter_loads_total{result!="ok"} '
             "offset 10m)\n            or increase",

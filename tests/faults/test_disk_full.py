@@ -25,8 +25,8 @@ BODY = {"model": "tiny", "prompt": "good"}
 
 
 @pytest.fixture
-def own(base: BaseModel, engine: Engine, tmp_path: Path) -> Iterator[Gateway]:
-    with running_gateway(tmp_path / "home", base, engine, **TIMEOUTS) as running:
+def own(base: BaseModel, own_engine: Engine, tmp_path: Path) -> Iterator[Gateway]:
+    with running_gateway(tmp_path / "home", base, own_engine, **TIMEOUTS) as running:
         yield running
 
 
@@ -40,7 +40,7 @@ def upload(http: httpx.Client, folder: Path) -> httpx.Response:
 
 
 def test_a_full_disk_stops_changes_and_the_ledger_but_no_answer_and_nothing_is_lost(
-    own: Gateway, engine: Engine, tmp_path: Path
+    own: Gateway, own_engine: Engine, tmp_path: Path
 ) -> None:
     first = write_adapter(tmp_path / "first", config=lora_config(lora_alpha=4))
     second = write_adapter(tmp_path / "second", config=lora_config(lora_alpha=8))
@@ -59,14 +59,14 @@ def test_a_full_disk_stops_changes_and_the_ledger_but_no_answer_and_nothing_is_l
         for _ in range(5):
             assert http.post("/v1/completions", json=BODY).status_code == 200
         record = '{"seq": 900, "request_id": "r", "adapter": null, "input_tokens": 7, "output_tokens": 1}\n'
-        engine.order(usage=record)
+        own_engine.order(usage=record)
         eventually(lambda: tokens(http) >= 7)  # it is here, and has no place to go
         assert used(http) == 0
         set_room(own, resource.RLIM_INFINITY)
         assert upload(http, second).is_success
         eventually(lambda: used(http) >= 7)
         assert "late" not in http.get("/admin/keys").text
-        engine.order(usage="")
+        own_engine.order(usage="")
 
 
 def used(http: httpx.Client) -> int:

@@ -22,10 +22,10 @@ SPARE_SECONDS = 20
 
 
 def test_sigterm_takes_no_new_work_finishes_what_runs_and_writes_the_ledger(
-    base: BaseModel, engine: Engine, tmp_path: Path
+    base: BaseModel, own_engine: Engine, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    with running_gateway(home, base, engine, drain_timeout=30) as gateway, gateway.http() as http:
+    with running_gateway(home, base, own_engine, drain_timeout=30) as gateway, gateway.http() as http:
         answers: list[httpx.Response] = []
 
         def ask(stream: bool) -> None:
@@ -45,7 +45,7 @@ def test_sigterm_takes_no_new_work_finishes_what_runs_and_writes_the_ledger(
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
             assert refused.headers["retry-after"]
             assert not answers
-            engine.order(publish=json.dumps(record))
+            own_engine.order(publish=json.dumps(record))
             for thread in running:
                 thread.join(SPARE_SECONDS)
             assert gateway.process.wait(SPARE_SECONDS) == 0

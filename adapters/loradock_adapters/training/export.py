@@ -20,12 +20,16 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
-def write_adapter(model: PeftModel, folder: Path, *, base_name: str) -> AdapterFacts:
-    """Write the active adapter into a new folder; `base_name` is the public name of its base model."""
+def write_adapter(model: PeftModel, folder: Path, *, base_name: str, adapter_name: str = "default") -> AdapterFacts:
+    """Write the active adapter, which PEFT calls `adapter_name`, into a new folder; `base_name` is the public name of
+    its base model.
+    """
     folder.mkdir(parents=True)
     tensors = {
         name: tensor.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
-        for name, tensor in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
+        for name, tensor in sorted(
+            get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False).items()
+        )
     }
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner alone

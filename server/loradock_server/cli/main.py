@@ -122,6 +122,15 @@ class RootGroup(LazyGroup):
                 loradock adapters register home-commands ./trained/home-commands
             """),
         ),
+        "merge": Lazy(
+            "loradock_server.cli.merge:merge",
+            "Merge an adapter into its base model, or several adapters into one.",
+            _MAKE,
+            examples("""
+                loradock merge ./trained/home-commands --data held_out.jsonl --out ./merged
+                loradock merge ./one ./other --weights 0.7,0.3 --method ties --out ./both
+            """),
+        ),
     }
 
 

@@ -138,6 +138,8 @@ def process_environment(cache_root: str, env: Mapping[str, str] = os.environ) ->
     result.setdefault("VLLM_NO_USAGE_STATS", "1")
     # As many as an adapter's settings may have: vLLM's own limit is 4, and would refuse every request of such a one.
     result.setdefault("VLLM_MAX_STOP_STRINGS", str(MAX_STOPS))
+    # OpenAI's limit of `n`; vLLM's own is 16384, which is a way to fill an engine with one request.
+    result.setdefault("VLLM_MAX_N_SEQUENCES", "128")
     result.setdefault("OTEL_SERVICE_NAME", "loradock-engine")
     # OTLP over HTTP, as in our gateway; vLLM's own default would be gRPC.
     result.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")

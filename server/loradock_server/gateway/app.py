@@ -182,7 +182,7 @@ def _build(
         book.add(usage, position)
 
     follower = UsageFollower(engine, take)
-    book = UsageBook(registry.usage, gateway_id, follower.resume)
+    book = UsageBook(registry.usage, gateway_id, follower.resume, metrics.usage_write_failures.inc)
     key_uses = KeyUses(registry.keys)
     auth = Authenticator(
         registry.keys,

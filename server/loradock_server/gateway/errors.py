@@ -294,12 +294,17 @@ class ErrorAnswer:
         """The same error inside a stream that has begun, and the stream's regular end."""
         if self.dialect == "anthropic":
             return b"event: error\ndata: " + self.body + b"\n\n"
+        if self.dialect == "responses":
+            error = json.loads(self.body)["error"]
+            # The event as OpenAI has it, and `error`, which its SDKs raise.
+            event = {"type": "error", **{key: error[key] for key in ("code", "message", "param")}, "error": error}
+            return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
         return b"data: " + self.body + b"\n\ndata: [DONE]\n\n"
 
     def in_dialect(self, dialect: Dialect) -> ErrorAnswer:
         """The same error as clients of that API read it; of Anthropic's, `type` is what there is of a code."""
-        if dialect == self.dialect:
-            return self
+        if dialect != "anthropic":
+            return replace(self, dialect=dialect)
         said = json.loads(self.body)["error"]
         kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
         error = {"type": kind, "message": said["message"], "code": said["code"], "param": said["param"]}

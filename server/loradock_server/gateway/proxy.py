@@ -24,6 +24,7 @@ from loradock_server.gateway.asgi import (
     read_body,
     send_answer,
 )
+from loradock_server.gateway.bounds import require_bounded
 from loradock_server.gateway.caller import ANONYMOUS, Caller
 from loradock_server.gateway.defaults import apply_settings
 from loradock_server.gateway.engine_answer import EngineAnswer
@@ -102,6 +103,7 @@ class InferenceRoute:
         sticky = _sticky_key(caller, self._end_user(body))
         exchange.target = self._services.table.resolve(model, sticky, caller.names)
         refuse_unsupported(self.operation.name, body)
+        require_bounded(self.operation.name, body)
         apply_settings(exchange.target.settings, self.operation.name, body)
         state = self._services.watch.state
         if state.wrong_base:
@@ -113,7 +115,7 @@ class InferenceRoute:
 
     def _end_user(self, body: Mapping[str, Any]) -> Any:
         """Whoever the client asks for, where it says so."""
-        if self.operation.dialect == "openai":
+        if self.operation.dialect != "anthropic":
             return body.get("user")
         metadata = body.get("metadata")
         return metadata.get("user_id") if isinstance(metadata, dict) else None

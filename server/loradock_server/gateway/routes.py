@@ -12,7 +12,8 @@ from typing import Literal
 from loradock_server import wire
 from loradock_server.telemetry import attributes as names
 
-Dialect = Literal["openai", "anthropic"]
+Dialect = Literal["openai", "responses", "anthropic"]
+"""Whose clients read the errors; those of the Responses API are OpenAI's, but for the event in a stream."""
 
 _OPENAI_ENDS = (b"\ndata: [DONE]",)
 # An event of these is the last one: with it the answer is whole, failed or refused.
@@ -48,7 +49,7 @@ class Operation:
 def _operations() -> Iterator[Operation]:
     yield Operation("/v1/chat/completions", names.CHAT, "/v1/chat/completions", "messages")
     yield Operation("/v1/completions", names.TEXT_COMPLETION, "/v1/completions", "prompt")
-    yield Operation("/v1/responses", names.RESPONSES, "/v1/responses", ends=_RESPONSES_ENDS)
+    yield Operation("/v1/responses", names.RESPONSES, "/v1/responses", dialect="responses", ends=_RESPONSES_ENDS)
     yield Operation(
         "/v1/messages", names.MESSAGES, "/v1/messages", "messages", dialect="anthropic", ends=_MESSAGES_ENDS
     )

@@ -39,14 +39,21 @@ class _Batch:
 class UsageBook:
     """The usage of one gateway, `gateway` being its lasting name.
 
-    `on_moved` is told when the database turns out to stand elsewhere than where this one left it, and where: the feed
-    must then be read again from there.
+    `on_failure` is called each time the database could not be written; `on_moved` is told when it turns out to stand
+    elsewhere than where this one left it, and where: the feed must then be read again from there.
     """
 
-    def __init__(self, ledger: UsageLedger, gateway: str, on_moved: Callable[[Position | None], None]) -> None:
+    def __init__(
+        self,
+        ledger: UsageLedger,
+        gateway: str,
+        on_moved: Callable[[Position | None], None],
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self._ledger = ledger
         self._gateway = gateway
         self._on_moved = on_moved
+        self._on_failure = on_failure
         self._sums: dict[Account, Sums] = {}
         self._read: Position | None = None
         self._written: Position | None = None
@@ -124,6 +131,7 @@ class UsageBook:
             if not self._failing:
                 _log.error("usage cannot be written (%s); it is kept in memory and tried again", error)
             self._failing = True
+            self._on_failure()
             return False
         if self._failing:
             _log.warning("usage is written again")

@@ -78,6 +78,11 @@ class GatewayMetrics:
             ("adapter", "limit"),
             registry=registry,
         )
+        self.usage_write_failures = Counter(
+            "loradock_usage_write_failures_total",
+            "Times the usage ledger could not be written; what was used waits in memory and is tried again.",
+            registry=registry,
+        )
         self.engine_up = Gauge(
             "loradock_engine_up",
             "1 while the engine answers and is ready.",

@@ -57,6 +57,7 @@ def test_our_plugin_is_loaded_whatever_list_of_plugins_the_operator_has_set(
 
 def test_requests_may_have_as_many_stop_strings_as_adapters_unless_the_operator_says_otherwise() -> None:
     assert process_environment("/cache", {})["VLLM_MAX_STOP_STRINGS"] == str(MAX_STOPS)
+    assert process_environment("/cache", {})["VLLM_MAX_N_SEQUENCES"] == "128"
     assert process_environment("/cache", {"VLLM_MAX_STOP_STRINGS": "3"})["VLLM_MAX_STOP_STRINGS"] == "3"
 
 

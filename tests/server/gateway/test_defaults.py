@@ -42,6 +42,30 @@ def test_a_system_prompt_goes_in_front_of_a_conversation_that_has_none() -> None
     assert applied(said, "text_completion", prompt="hi") == {"prompt": "hi"}
 
 
+def test_tokens_are_counted_with_the_system_prompt_that_the_model_will_read() -> None:
+    said = {"system_prompt": "Be brief.", "temperature": 0.1, "stop": ["x"], "max_tokens_cap": 3}
+    system = {"role": "system", "content": "Be brief."}
+    assert applied(said, "tokenize", messages=[USER]) == {"messages": [system, USER]}
+    assert applied(said, "tokenize", prompt="hi") == {"prompt": "hi"}
+    assert applied(said, "detokenize", tokens=[1]) == {"tokens": [1]}
+    for operation in ("messages", "count_tokens"):
+        assert applied(said, operation, messages=[USER])["system"] == "Be brief."
+        assert applied(said, operation, messages=[USER], system="Mine.")["system"] == "Mine."
+        assert "system" not in applied(said, operation, messages=[{"role": "system", "content": "Mine."}, USER])
+    assert set(applied(said, "count_tokens", messages=[USER])) == {"messages", "system"}
+
+
+def test_messages_are_capped_and_get_what_their_api_has_a_word_for() -> None:
+    said = {"temperature": 0.1, "top_k": 4, "seed": 7, "stop": ["END"], "max_tokens_cap": 10}
+    assert applied(said, "messages", max_tokens=50) == {
+        "max_tokens": 10,
+        "temperature": 0.1,
+        "top_k": 4,
+        "stop_sequences": ["END"],
+    }
+    assert "max_tokens" not in applied(said, "messages"), "the engine says that it is missing"
+
+
 @pytest.mark.parametrize("messages", [None, "hi", {"role": "user"}, 3])
 def test_messages_that_are_none_are_left_for_the_engine_to_refuse(messages: Any) -> None:
     assert applied({"system_prompt": "x"}, "chat", messages=messages) == {"messages": messages}

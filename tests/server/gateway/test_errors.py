@@ -247,6 +247,15 @@ def test_an_error_after_the_first_byte_is_raised_while_the_stream_is_read(gatewa
             eventually(lambda: gateway.http.get("/readyz").status_code == 200)
 
 
+def test_a_stream_of_the_responses_api_ends_with_the_event_that_openai_has_for_errors(gateway: Gateway) -> None:
+    gateway.engine.enqueue(Reply(tokens=("a", "b"), break_off_at=1))
+    body = {"model": "tiny", "input": "x", "stream": True}
+    *_, name, data = gateway.http.post("/v1/responses", json=body).text.strip().splitlines()
+    event = json.loads(data.removeprefix("data: "))
+    assert (name, event["type"], event["code"]) == ("event: error", "error", "engine_unavailable")
+    assert event["message"] == event["error"]["message"]
+
+
 def test_what_vllm_finds_in_the_middle_of_its_answer_is_worded_like_every_error(gateway: Gateway) -> None:
     fault = {"message": TOO_LONG, "type": "BadRequestError", "param": "input_tokens", "code": 400}
     gateway.engine.enqueue(Reply(stream_error=fault, break_off_at=1))

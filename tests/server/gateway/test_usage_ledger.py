@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from loradock_adapters.registry import Registry
@@ -93,6 +95,38 @@ def test_sigterm_writes_what_the_last_answers_cost(start: Start) -> None:
         assert whole(gateway) == Sums(1, 0, 0, 5, 2, 2)
 
 
+@pytest.mark.parametrize("drain_timeout", [20, 0.2])
+def test_sigterm_under_load_loses_nothing_of_answers_that_end_well_or_are_cut(
+    start: Start, drain_timeout: float
+) -> None:
+    with start(drain_timeout=drain_timeout) as gateway:
+        gateway.engine.enqueue(*(Reply(tokens=("a",) * 20, pause=0.03) for _ in range(200)))
+        headers = {"authorization": f"Bearer {gateway.key}"}
+
+        def ask() -> None:
+            with suppress(httpx.TransportError):
+                while httpx.post(
+                    f"{gateway.url}/v1/completions",
+                    json={**BODY, "stream": True},
+                    headers=headers,
+                    timeout=30,
+                    trust_env=False,
+                ).is_success:
+                    pass
+
+        clients = [threading.Thread(target=ask) for _ in range(6)]
+        for client in clients:
+            client.start()
+        eventually(lambda: len(gateway.engine.published) > 6)
+        gateway.stop()
+        for client in clients:
+            client.join(30)
+        gateway.wait_stopped()
+        published = gateway.engine.published
+        assert whole(gateway).output_tokens == sum(record["output_tokens"] for record in published) > 0
+        assert whole(gateway).requests == len(published)
+
+
 @contextmanager
 def locked(gateway: Gateway) -> Iterator[None]:
     """Somebody else holds SQLite's write lock."""
@@ -126,6 +160,7 @@ def test_a_database_that_fails_is_tried_again_and_its_loss_is_told_once(
         "usage cannot be written (the registry's database failed: no such table: usage); "
         "it is kept in memory and tried again"
     ]
+    assert gateway.metric("loradock_usage_write_failures_total") >= 2
     database.execute("ALTER TABLE elsewhere RENAME TO usage")
     database.close()
     eventually(lambda: sum(sums.requests for sums in ledger(registry).values()) == 3)

@@ -9,16 +9,14 @@ from loradock_server.telemetry.engine_metrics import EngineMetrics
 from loradock_server.telemetry.metrics import GatewayMetrics
 
 
-def families(registry: CollectorRegistry) -> set[str]:
-    page = generate_latest(registry).decode()
-    return {f.name for f in text_string_to_metric_families(page) if not f.name.endswith("_created")}
+def families(page: bytes) -> set[str]:
+    return {f.name for f in text_string_to_metric_families(page.decode()) if not f.name.endswith("_created")}
 
 
 def test_gateway_and_engine_pages_hold_every_contract_family_once() -> None:
-    gateway, engine = CollectorRegistry(), CollectorRegistry()
-    GatewayMetrics(gateway)
+    engine = CollectorRegistry()
     EngineMetrics(engine)
-    assert families(gateway) == {
+    assert families(GatewayMetrics(CollectorRegistry()).page()) == {
         "loradock_requests",
         "loradock_tokens",
         "loradock_request_duration_seconds",
@@ -26,10 +24,11 @@ def test_gateway_and_engine_pages_hold_every_contract_family_once() -> None:
         "loradock_time_per_output_token_seconds",
         "loradock_requests_in_flight",
         "loradock_rate_limited",
+        "loradock_usage_write_failures",
         "loradock_engine_up",
         "loradock_engine_restarts",
     }
-    assert families(engine) == {
+    assert families(generate_latest(engine)) == {
         "loradock_adapter_loads",
         "loradock_adapter_load_seconds",
         "loradock_adapter_evictions",
@@ -42,10 +41,9 @@ def test_gateway_and_engine_pages_hold_every_contract_family_once() -> None:
 
 
 def test_restarts_are_shown_as_last_heard() -> None:
-    registry = CollectorRegistry()
-    metrics = GatewayMetrics(registry)
+    metrics = GatewayMetrics(CollectorRegistry())
     metrics.engine_restarts.value = 3
-    assert "loradock_engine_restarts_total 3.0" in generate_latest(registry).decode()
+    assert "loradock_engine_restarts_total 3.0" in metrics.page().decode()
 
 
 def test_the_gateway_sets_no_metric_outside_its_registry() -> None:

@@ -127,6 +127,11 @@ class Subject:
         if self.limits.tokens_per_day is not None and hold.day == self.day:
             self._charge_day(tokens - hold.day_tokens)
 
+    @property
+    def day_left(self) -> int:
+        """Tokens left of the day's budget; less than 0 where it was overdrawn."""
+        return (self.limits.tokens_per_day or 0) - self.used
+
     def is_idle(self, now: Now) -> bool:
         """Whether a new one would be just the same, after `refresh`."""
         empty = all(bucket is None or not bucket.content for bucket in (self.requests, self.tokens))

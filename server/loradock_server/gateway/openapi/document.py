@@ -106,7 +106,7 @@ class MessagesError(BaseModel):
     error: MessagesErrorDetail
 
 
-_ERRORS: Mapping[Dialect, type[BaseModel]] = {"openai": Error, "anthropic": MessagesError}
+_ERRORS: Mapping[Dialect, type[BaseModel]] = {"openai": Error, "responses": Error, "anthropic": MessagesError}
 
 
 def build_document(operations: Sequence[Operation], routes: Sequence[BaseRoute]) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""One request is one turn at the engine: it may not hold thousands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loradock_server.gateway.bounds import MAX_ANSWERS, MAX_TEXTS, require_bounded
+from loradock_server.gateway.errors import BadRequest
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "param"),
+    [
+        ("text_completion", {"prompt": ["x"] * (MAX_ANSWERS + 1)}, "prompt"),
+        ("text_completion", {"prompt": ["x"] * 9, "n": 128}, "n"),
+        ("text_completion", {"prompt": [[1, 2]] * 9, "n": 10**30}, "n"),
+        ("embeddings", {"input": ["x"] * (MAX_TEXTS + 1)}, "input"),
+        ("rerank", {"query": "x", "documents": ["x"] * (MAX_TEXTS + 1)}, "documents"),
+        ("score", {"text_1": "x", "text_2": ["x"] * (MAX_TEXTS + 1)}, "text_2"),
+    ],
+)
+def test_more_than_a_turn_is_refused_with_value_and_limit(operation: str, body: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest, match="one request may") as raised:
+        require_bounded(operation, body)
+    assert raised.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("text_completion", {"prompt": list(range(100_000))}),  # one prompt, in tokens
+        ("text_completion", {"prompt": ["x"] * 8, "n": 128}),
+        ("text_completion", {"prompt": [], "n": "many"}),  # for the engine to refuse
+        ("chat", {"messages": [{}] * 5000}),
+        ("embeddings", {"input": [7] * 5000}),
+        ("score", {}),
+    ],
+)
+def test_everything_else_goes_through(operation: str, body: dict[str, Any]) -> None:
+    require_bounded(operation, body)
