@@ -206,3 +206,17 @@ def test_a_worker_that_cannot_start_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     with pytest.raises(WorkerFailed, match="before it answered"), running(tmp_path, engine_url="ftp://nowhere"):
         pass
+
+
+def test_workers_keep_a_limit_together(tmp_path: Path) -> None:
+    limit = 10
+    with running(tmp_path, base_requests_per_minute=limit) as workers:
+        let_in, refused, begun = 0, 0, time.monotonic()
+        # Slowly, so that they hear of each other; each by itself would let in ten.
+        while refused < 6:
+            time.sleep(0.1)
+            status = workers.ask("POST", "/v1/completions", json=BODY).status_code
+            let_in, refused = (let_in + 1, 0) if status == 200 else (let_in, refused + 1)
+        drained = (time.monotonic() - begun) * limit / 60
+        assert limit <= let_in <= limit + drained + 6
+        assert workers.metric("loradock_rate_limited_total", limit="adapter_requests_per_minute") >= 6
