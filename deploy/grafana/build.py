@@ -17,6 +17,7 @@ DASHBOARD = Path(__file__).parent / "dashboards" / "adapters.json"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SELECTED = 'adapter=~"$adapter"'
 LOADS = "loradock_adapter_loads_total"
+RATE_LIMITED = "loradock_rate_limited_total"
 EVICTIONS = "loradock_adapter_evictions_total"
 LOAD_SECONDS = "loradock_adapter_load_seconds_bucket"
 WIDTH = 24  # Grafana's grid columns
@@ -215,9 +216,22 @@ TRAFFIC = (
         (rate_by("loradock_requests_total", "adapter, version", "{{adapter}}@{{version}}"),),
         "Which version answered: a roll-out shows as one line taking over from another.",
         "reqps",
-        width=24,
+        width=16,
         height=7,
         stacked=True,
+    ),
+    Panel(
+        "Turned away by a limit",
+        (
+            Query(
+                f"sum by (adapter, limit) {events(RATE_LIMITED, '$__interval', SELECTED)} or on () vector(0)",
+                "{{adapter}} {{limit}}",
+            ),
+        ),
+        "Requests over a limit of their API key (key_…) or of the adapter (adapter_…), in each interval.",
+        width=8,
+        height=7,
+        kind="bars",
     ),
 )
 

@@ -117,7 +117,7 @@ def _round(target: Target, seconds: int, found: Found) -> None:
     found[ONE][target.name].append(wrk.run(target, clients=1, seconds=seconds, stream=False).p50)
     found[MANY][target.name].append(wrk.run(target, clients=CLIENTS, seconds=seconds, stream=False).rate)
     found[STREAM][target.name].append(wrk.run(target, clients=1, seconds=seconds, stream=True).p50)
-    found[FIRST][target.name].append(wrk.first_event(target, times=300))
+    found[FIRST][target.name].append(wrk.first_event(target, seconds=seconds))
 
 
 def _table(medians: dict[str, dict[str, float]], targets: Sequence[Target]) -> Table:

@@ -82,14 +82,15 @@ def request_bytes(target: Target, body: bytes) -> bytes:
     return f"POST {PATH} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
-def first_event(target: Target, *, times: int) -> float:
+def first_event(target: Target, *, seconds: float) -> float:
     """The median time to the first event of a stream, in milliseconds, one client on one connection."""
     request = request_bytes(target, body_of(target, stream=True).encode())
-    found = []
+    found: list[float] = []
     with socket.create_connection(("127.0.0.1", target.port)) as connection:
         connection.settimeout(30)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(times):
+        end = time.perf_counter() + seconds
+        while not found or time.perf_counter() < end:
             began, first, seen = time.perf_counter(), 0.0, b""
             connection.sendall(request)
             while not seen.endswith(b"0\r\n\r\n"):

@@ -27,7 +27,7 @@ def main() -> None:
     configure_logging(settings.log_format, settings.log_level)
     listener = socket.socket(fileno=orders.listener)
     listener.setblocking(False)
-    place = Place(orders.number, settings.workers, listener, orders.metrics)
+    place = Place(orders.number, settings.workers, listener, orders.metrics, orders.family)
 
     def started(_: object) -> None:
         starting.done()

@@ -72,6 +72,7 @@ from loradock_server.gateway.proxy import InferenceRoute
 from loradock_server.gateway.registration import Registrar
 from loradock_server.gateway.routes import OPERATIONS
 from loradock_server.gateway.services import Services
+from loradock_server.gateway.siblings import Siblings
 from loradock_server.gateway.table import RoutingTable
 from loradock_server.gateway.tokens import Claims, TokenVerifier
 from loradock_server.gateway.usage import Usage, UsageFollower
@@ -166,7 +167,8 @@ def _build(
     provider: TracerProvider,
 ) -> Services:
     metrics = GatewayMetrics(CollectorRegistry(), place.share(settings.metrics_adapter_limit), shared=place.metrics)
-    table = RoutingTable(registry, base, base_name, settings.base_limits)
+    siblings = Siblings(place.family, place.number, place.workers)
+    table = RoutingTable(registry, base, base_name, settings.base_limits, siblings)
     timeouts = Timeouts(
         connect=settings.connect_timeout,
         first_byte=settings.first_byte_timeout,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`listener` is this worker's own socket on the port, `metrics` the folder in which all of them count.
+    """`listener` is this worker's own socket on the port, `metrics` the folder in which all of them count, `family` a
+    name that no others have.
 
     The `first` does what needs doing once: telling the engine its pins, sweeping the store.
     """
@@ -21,6 +22,7 @@ class Place:
     workers: int = 1
     listener: socket.socket | None = None
     metrics: Path | None = None
+    family: str | None = None
 
     @property
     def first(self) -> bool:

@@ -36,15 +36,17 @@ class ChangeSignal:
 
     async def wait(self) -> None:
         """Return when something may have changed."""
-        if self._listener is None and not await self._listen():
-            await asyncio.sleep(POLL_SECONDS)
-            return
+        listening = self._listener is not None or await self._listen()
         try:
-            async with asyncio.timeout(FALLBACK_SECONDS):
+            async with asyncio.timeout(FALLBACK_SECONDS if listening else POLL_SECONDS):
                 await self._changed.wait()
         except TimeoutError:
             pass
         self._changed.clear()
+
+    def look(self) -> None:
+        """Somebody else knows of a change."""
+        self._changed.set()
 
     async def _listen(self) -> bool:
         try:

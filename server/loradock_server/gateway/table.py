@@ -20,6 +20,7 @@ from loradock_adapters.rate_limits import NO_LIMITS, RateLimits
 from loradock_adapters.registry import Catalogue, Registry, Route, VersionRecord
 from loradock_server.gateway.errors import ModelNotFound
 from loradock_server.gateway.near_names import NearNames
+from loradock_server.gateway.siblings import Siblings
 from loradock_server.gateway.signal import ChangeSignal
 
 _CACHED_NAMES = 4096
@@ -48,9 +49,15 @@ class RoutingTable:
     """
 
     def __init__(
-        self, registry: Registry, base: BaseModel, base_name: str, base_limits: RateLimits = NO_LIMITS
+        self,
+        registry: Registry,
+        base: BaseModel,
+        base_name: str,
+        base_limits: RateLimits = NO_LIMITS,
+        siblings: Siblings | None = None,
     ) -> None:
         self._registry = registry
+        self._siblings = siblings or Siblings(None, 1, 1)
         self._base = base
         self.base_name = base_name
         self.catalogue = Catalogue()
@@ -126,6 +133,8 @@ class RoutingTable:
         """Read the catalogue now. Raises RegistryError; the old one stays then."""
         async with self._reading:
             catalogue = await asyncio.to_thread(self._registry.catalogue, self.catalogue)
+            if catalogue.revision != self.catalogue.revision:
+                self._siblings.tell()
             for read in self.read_along:
                 await read()
             self.catalogue = catalogue
@@ -145,7 +154,7 @@ class RoutingTable:
     async def follow(self) -> None:
         """Follow the registry until cancelled. While it cannot be read, the last known names go on being served."""
         failing = False
-        with ChangeSignal(self._registry) as signal:
+        with ChangeSignal(self._registry) as signal, self._siblings.heard(signal.look):
             while True:
                 await signal.wait()
                 try:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import pickle
+import secrets
 import shutil
 import signal
 import socket
@@ -58,6 +59,7 @@ class Orders:
     number: int
     listener: int
     metrics: Path
+    family: str
 
 
 async def run_workers(
@@ -78,6 +80,7 @@ async def run_workers(
     metrics = _empty_folder(settings.run_dir / "metrics")
     with ExitStack() as held:
         listeners = _listeners(settings, held)
+        family = secrets.token_hex(16)
         workers = [
             _Worker(
                 Orders(
@@ -89,6 +92,7 @@ async def run_workers(
                     number,
                     listener.fileno(),
                     metrics,
+                    family,
                 ),
                 command,
                 len(listeners),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import Result
 
@@ -210,6 +211,37 @@ def test_keys_are_made_used_listed_and_revoked(loradock: Run, gateway: str, monk
         refused = loradock("adapters", "list")
     assert refused.exit_code == 1
     assert "LORADOCK_API_KEY" in refused.stderr
+
+
+def test_a_key_is_bound_changed_rotated_and_shown(loradock: Run, gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--tenant", "acme", "--adapters", "support-*", "--expires", "30d", "--requests-per-minute", "60")
+    made = said(loradock("keys", "create", "my-app", *flags, "--json"))
+    assert (made["tenant"], made["adapters"], made["limits"]) == ("acme", ["support-*"], {"requests_per_minute": 60})
+    row = loradock("keys", "list").stdout.splitlines()[-1]
+    assert "support-*" in row
+    assert "acme" in row
+
+    changes = ("--adapters", "mail-*", "--unset", "tenant", "--unset", "expires", "--unset", "requests-per-minute")
+    changed = said(loradock("keys", "set", made["id"], *changes, "--if-revision", str(made["revision"]), "--json"))
+    assert (changed["tenant"], changed["adapters"], changed["limits"]) == (None, ["mail-*"], {})
+    assert changed["expires_at"] is None
+    stale = loradock("keys", "set", made["id"], "--name", "x", "--if-revision", str(made["revision"]))
+    assert stale.exit_code == 1
+    refused = loradock("keys", "set", made["id"], "--adapters", "mail@3")
+    assert "without @version" in refused.stderr
+
+    rotated = said(loradock("keys", "rotate", made["id"], "--json"))
+    assert rotated["old_secret_until"]
+    both = [made["secret"], rotated["secret"]]
+    assert [_models(gateway, secret) for secret in both] == [200, 200]
+    last = said(loradock("keys", "rotate", made["id"], "--grace", "0", "--json"))["secret"]
+    assert [_models(gateway, secret) for secret in (*both, last)] == [401, 401, 200]
+    assert last not in loradock("keys", "show", made["id"]).stdout
+    assert "key.rotated" in loradock("audit").stdout
+
+
+def _models(url: str, secret: str) -> int:
+    return httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {secret}"}, trust_env=False).status_code
 
 
 def test_an_inference_key_may_not_manage(loradock: Run, gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:

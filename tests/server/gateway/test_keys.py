@@ -46,26 +46,24 @@ def test_what_is_said_of_a_key_is_shown_and_changed(gateway: Gateway) -> None:
     assert actions[:2] == ["key.changed", "key.created"]
 
 
-@pytest.mark.parametrize(
-    ("patch", "code", "where"),
-    [
-        ({"adapters": ["bot@3"]}, 400, "adapters.0"),
-        ({"limits": {"requests_per_minute": -1}}, 400, "limits.requests_per_minute"),
-        ({"expires_at": "2020-01-01T00:00:00Z"}, 400, "expires_at"),
-        ({"tenent": "acme"}, 400, "tenent"),
-    ],
-)
-def test_nonsense_is_400_with_its_place_and_changes_nothing(
-    gateway: Gateway, patch: dict[str, Any], code: int, where: str
-) -> None:
+NONSENSE: dict[str, dict[str, Any]] = {
+    "adapters.0": {"adapters": ["bot@3"]},
+    "limits.requests_per_minute": {"limits": {"requests_per_minute": -1}},
+    "expires_at": {"expires_at": "2020-01-01T00:00:00Z"},
+    "tenent": {"tenent": "acme"},
+}
+
+
+def test_nonsense_is_400_with_its_place_and_changes_nothing(gateway: Gateway) -> None:
     key = made(gateway)
-    for answer in (
-        gateway.http.patch(f"{KEYS}/{key['id']}", json=patch),
-        gateway.http.post(KEYS, json={"name": "x", **patch}),
-    ):
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"], error["param"]) == (code, "invalid_settings", where)
-        assert error["faults"][0]["fix"]
+    for where, patch in NONSENSE.items():
+        for answer in (
+            gateway.http.patch(f"{KEYS}/{key['id']}", json=patch),
+            gateway.http.post(KEYS, json={"name": "x", **patch}),
+        ):
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_settings", where)
+            assert error["faults"][0]["fix"]
     assert gateway.http.get(f"{KEYS}/{key['id']}").json()["revision"] == key["revision"]
     assert len(gateway.http.get(KEYS).json()["data"]) == 2
 
@@ -172,3 +170,19 @@ def test_a_flood_of_unknown_keys_asks_the_registry_a_few_times_only(
             assert answer.status_code == 401
     assert len(reads) <= (time.monotonic() - began) / 0.05 + 2
     assert len(reads) >= 2
+
+
+def test_a_key_is_found_by_how_its_secret_begins(gateway: Gateway) -> None:
+    keys = [made(gateway) for _ in range(3)]
+
+    def found(begins: str) -> list[str]:
+        answer = gateway.http.get(KEYS, params={"begins": begins})
+        return [key["id"] for key in answer.raise_for_status().json()["data"]]
+
+    assert found(keys[1]["prefix"]) == [keys[1]["id"]]
+    assert set(found("ld-")) >= {key["id"] for key in keys}
+    assert found("ld_") == found("%") == []
+    page = gateway.http.get(KEYS, params={"begins": "ld-", "limit": 2, "after": keys[0]["id"]}).json()
+    assert [key["id"] for key in page["data"]] == [keys[1]["id"], keys[2]["id"]]
+    for bad in (keys[0]["secret"], "\0", "\u00fc", "a b"):
+        assert gateway.http.get(KEYS, params={"begins": bad}).status_code == 400

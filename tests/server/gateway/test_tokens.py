@@ -262,22 +262,34 @@ def test_keys_of_an_issuer_that_took_them_back_go_with_the_next_look(
         eventually(lambda: asked(gateway, token)[0] == 401)
 
 
-@pytest.mark.parametrize("how", ["refuses", "moved", "says nonsense", "is huge", "stalls"])
-def test_an_issuer_that_is_down_stops_no_key_and_no_known_signer(
-    started: Open, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+DOWN = ("refuses", "moved", "says nonsense", "is huge", "stalls")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jwks, "REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(jwks, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(jwks, "UNKNOWN_SECONDS", 0.0)
     monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_issuer_that_is_down_stops_no_key_and_no_known_signer(started: Open, issuer: Issuer) -> None:
     with started() as gateway:
         assert asked(gateway, sign(claims()))[0] == 200
-        fall(issuer, how)
-        before = issuer.fetches
-        eventually(lambda: issuer.fetches > before + 1)
-        assert asked(gateway, sign(claims(sub="bob")))[0] == 200
-        assert asked(gateway, sign(claims(), kid="two"))[0] == 401
-        assert asked(gateway, gateway.key)[0] == 200
+        for how in DOWN:
+            fall(issuer, how)
+            before = issuer.fetches
+            eventually(lambda before=before: issuer.fetches > before + 1)  # type: ignore[misc]
+            assert asked(gateway, sign(claims(sub=how)))[0] == 200
+            assert asked(gateway, sign(claims(), kid="two"))[0] == 401
+            assert asked(gateway, gateway.key)[0] == 200
+            issuer.publish(jwk_of(key_of("RS256"), "RS256", kid="one"))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_tokens_wait_for_an_issuer_that_was_never_there(started: Open, issuer: Issuer) -> None:
+    fall(issuer, "refuses")
     with started() as gateway:
         status, message = asked(gateway, sign(claims()))
         assert (status, "issuer" in message) == (503, True)

@@ -7,14 +7,13 @@ giving back never makes room for more than that. It knows no clock: times are se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SLACK = 1e-6
 _WORTHLESS = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What was put into a bucket: `share` and `era` tell how much of it has drained since."""
 
     amount: float
@@ -56,10 +55,10 @@ class Bucket:
         passed = now - self._at
         if passed > 0:
             self._at = now
-            if self.content > 0:
-                left = self.content - passed * self.per_second
-                self._share *= max(left, 0.0) / self.content
-                self.content = max(left, 0.0)
+            if self.content:
+                left = self.content - passed * self.limit / 60
+                self._share = self._share * left / self.content if left > 0 else 0.0
+                self.content = left if left > 0 else 0.0
                 if self._share < _WORTHLESS:
                     self._share, self._era = 1.0, self._era + 1
         self.limit = limit
@@ -71,7 +70,7 @@ class Bucket:
 
     def take(self, amount: float) -> Charge:
         """Put it in, whether it fits or not; no more than the limit."""
-        amount = min(amount, self.limit)
+        amount = amount if amount < self.limit else self.limit
         self.content += amount
         self.unsent += amount
         return Charge(amount, self._share, self._era)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from loradock_server.gateway.limiting.bucket import Bucket
 from loradock_server.gateway.limiting.subject import REQUESTS, TOKENS, Now, Subject
@@ -11,47 +11,52 @@ from loradock_server.gateway.limiting.subject import REQUESTS, TOKENS, Now, Subj
 Headers = tuple[tuple[str, str], ...]
 
 _DAY = "tokens-day"
+# Put together once: this is done for every answer.
+_NAMES = {
+    kind: (f"x-ratelimit-limit-{kind}", f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}")
+    for kind in (REQUESTS, TOKENS, _DAY)
+}
 
 
-def limit_headers(subjects: Sequence[Subject], now: Now) -> Headers:
+def limit_headers(subjects: Iterable[Subject], now: Now) -> Headers:
     """Of each kind the limit that leaves least, after `refresh`; nothing of a kind that nobody limits."""
-    return (
-        *_of_minute(REQUESTS, [one.requests for one in subjects if one.requests is not None]),
-        *_of_minute(TOKENS, [one.tokens for one in subjects if one.tokens is not None]),
-        *_of_day(subjects, now),
-    )
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+    day: Subject | None = None
+    for one in subjects:
+        requests = _tighter(requests, one.requests)
+        tokens = _tighter(tokens, one.tokens)
+        if one.limits.tokens_per_day is not None and (day is None or one.day_left < day.day_left):
+            day = one
+    headers: Headers = ()
+    if requests is not None:
+        headers = _three(REQUESTS, requests.limit, requests.left, requests.seconds_to_empty)
+    if tokens is not None:
+        headers += _three(TOKENS, tokens.limit, tokens.left, tokens.seconds_to_empty)
+    if day is not None and (budget := day.limits.tokens_per_day) is not None:
+        headers += _three(_DAY, budget, max(0, day.day_left), now.seconds_left)
+    return headers
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: 0s, 12ms, 1.5s, 6m0s, 1h2m0s. Never shorter than it is."""
-    ms = max(0, math.ceil(round(seconds * 1000, 3)))
-    if 0 < ms < 1000:
-        return f"{ms}ms"
+    """As OpenAI writes it: 0s, 12ms, 1.5s, 6m0s, 1h2m0s. Never shorter than it is by more than a nanosecond."""
+    ms = math.ceil(seconds * 1000 - 1e-6)
+    if ms < 1000:
+        return f"{ms}ms" if ms > 0 else "0s"
     minutes, ms = divmod(ms, 60_000)
+    text = str(ms // 1000) if ms % 1000 == 0 else str(ms / 1000)
+    if not minutes:
+        return f"{text}s"
     hours, minutes = divmod(minutes, 60)
-    whole, part = divmod(ms, 1000)
-    text = f"{whole}.{part:03}".rstrip("0") if part else str(whole)
-    return f"{f'{hours}h' if hours else ''}{f'{minutes}m' if hours or minutes else ''}{text}s"
+    return f"{hours}h{minutes}m{text}s" if hours else f"{minutes}m{text}s"
 
 
-def _of_minute(kind: str, buckets: list[Bucket]) -> Headers:
-    if not buckets:
-        return ()
-    tightest = min(buckets, key=lambda bucket: (bucket.left, -bucket.seconds_to_empty))
-    return _three(kind, tightest.limit, tightest.left, tightest.seconds_to_empty)
-
-
-def _of_day(subjects: Sequence[Subject], now: Now) -> Headers:
-    budgets = [(budget, one.used) for one in subjects if (budget := one.limits.tokens_per_day) is not None]
-    if not budgets:
-        return ()
-    budget, used = min(budgets, key=lambda pair: pair[0] - pair[1])
-    return _three(_DAY, budget, max(0, budget - used), now.seconds_left)
+def _tighter(one: Bucket | None, other: Bucket | None) -> Bucket | None:
+    if one is None or other is None:
+        return one or other
+    return min(one, other, key=lambda bucket: (bucket.left, -bucket.seconds_to_empty))
 
 
 def _three(kind: str, limit: int, left: int, reset: float) -> Headers:
-    return (
-        (f"x-ratelimit-limit-{kind}", str(limit)),
-        (f"x-ratelimit-remaining-{kind}", str(left)),
-        (f"x-ratelimit-reset-{kind}", duration(reset)),
-    )
+    first, second, third = _NAMES[kind]
+    return ((first, str(limit)), (second, str(left)), (third, duration(reset)))

@@ -77,13 +77,13 @@ class Limiter:
         tokens = 0
         if any(one.tokens is not None or one.limits.tokens_per_day is not None for one in subjects):
             tokens = estimated_tokens(exchange.operation, body, size, context=self._context())
-        objections = [(found, one) for one in subjects if (found := one.objection(tokens, now))]
+        objections = [(found, one) for one in subjects if (found := one.objection(tokens, now)) is not None]
         if objections:
-            exchange.limit_headers = limit_headers(tuple(subjects), now)
+            exchange.limit_headers = limit_headers(subjects, now)
             raise self._refuse(exchange, *max(objections, key=lambda pair: pair[0].wait), now)
         exchange.permit = Permit(exchange.request_id, tuple(one.take(tokens) for one in subjects))
         self._unsettled[exchange.request_id] = exchange.permit
-        exchange.limit_headers = limit_headers(tuple(subjects), now)
+        exchange.limit_headers = limit_headers(subjects, now)
 
     def tell(self, exchange: Exchange) -> None:
         """Headers for an answer to a request that came to grief before it was judged."""
@@ -93,7 +93,7 @@ class Limiter:
         for subject, limits in subjects.items():
             subject.refresh(limits, now)
         self.touched.update(subjects)
-        exchange.limit_headers = limit_headers(tuple(subjects), now)
+        exchange.limit_headers = limit_headers(subjects, now)
 
     def finish(self, exchange: Exchange) -> None:
         """The request is over, let in or not. Tokens cost nothing if no engine got it, or the one that did has died."""

@@ -129,8 +129,8 @@ def build_document(operations: Sequence[Operation], routes: Sequence[BaseRoute])
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "An API key with the scope that is named (loradock keys create). With "
-                    "LORADOCK_OPEN_INFERENCE inference needs none.",
+                    "description": "An API key with the scope that is named (loradock keys create), or a token (JWT) "
+                    "of the issuer whose tokens the operator takes. With LORADOCK_OPEN_INFERENCE inference needs none.",
                 }
             },
         },
