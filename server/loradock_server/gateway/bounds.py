@@ -18,8 +18,8 @@ MAX_TEXTS = 2048
 """To be embedded, scored or classified in one request, as OpenAI has it."""
 
 MAX_GRAMMAR_BYTES = 1 << 16
-"""Of what an answer must fit. The engine compiles grammars one after the other, and long ones for minutes: two megabytes
-of choices kept everybody else's schemas waiting for longer than clients wait."""
+"""Of what an answer must fit. The engine compiles grammars one after the other, and long ones for minutes: two
+megabytes of choices kept everybody else's schemas waiting for longer than clients wait."""
 MAX_TOOLS_BYTES = 1 << 19
 """Of tools, of which most is prose for the model."""
 
