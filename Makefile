@@ -13,7 +13,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan requirements docs evaluate clean bench-gateway
+.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs evaluate clean bench-gateway
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ bench-registry: $(STAMP) ## 10,000 adapters x 3 versions on SQLite and PostgreSQ
 
 bench-plan: $(STAMP) ## what training really takes at its peak, beside what `loradock plan` says; a quarter of an hour
 	$(BIN)/python -m loadtest.plan $(ARGS)
+
+soak: $(STAMP) ## half an hour of churn on gateway and fake engine: memory, open files and tasks must stay flat
+	$(BIN)/python -m loadtest.soak $(ARGS)
 
 evaluate: $(STAMP) ## score every example adapter against the base on held-out data
 	$(BIN)/python adapters/examples/evaluate.py $(ARGS)

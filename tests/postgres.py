@@ -30,7 +30,9 @@ class Postgres:
 
     folder: Path
     log: Path
-    process: subprocess.Popen[bytes]
+    command: list[str]
+    user: str | None
+    process: subprocess.Popen[bytes] | None = None
     _made: int = field(default=0)
 
     def new_database(self) -> str:
@@ -40,6 +42,21 @@ class Postgres:
         with self.connect("postgres") as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"
+
+    def start(self) -> None:
+        """Start it, again if it was stopped, and wait until it answers."""
+        with self.log.open("ab") as sink:
+            self.process = subprocess.Popen(
+                self.command, user=self.user, cwd=self.folder, stdout=sink, stderr=subprocess.STDOUT
+            )
+        _wait(self, self.process)
+
+    def stop(self) -> None:
+        """At once, without a last checkpoint."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(START_SECONDS)
+            self.process = None
 
     def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(host=str(self.folder), user="postgres", dbname=database, autocommit=True)
@@ -77,28 +94,23 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
             "max_connections": 200,
         }
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        with log.open("wb") as sink:
-            process = subprocess.Popen(
-                [postgres, "-D", str(data), *flags], user=user, cwd=folder, stdout=sink, stderr=subprocess.STDOUT
-            )
-        cluster = Postgres(folder, log, process)
+        cluster = Postgres(folder, log, [postgres, "-D", str(data), *flags], user)
         try:
-            _wait(cluster)
+            cluster.start()
             yield cluster
         finally:
-            process.send_signal(signal.SIGQUIT)  # "immediate": nothing here is worth a last checkpoint
-            process.wait(START_SECONDS)
+            cluster.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(cluster: Postgres) -> None:
+def _wait(cluster: Postgres, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
             cluster.connect("postgres").close()
             return
         except psycopg.OperationalError:
-            alive = cluster.process.poll() is None and time.monotonic() < deadline
+            alive = process.poll() is None and time.monotonic() < deadline
             assert alive, f"PostgreSQL did not start:\n{cluster.log.read_text(errors='replace')}"
             time.sleep(0.05)

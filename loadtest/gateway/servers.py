@@ -59,6 +59,7 @@ class Engine:
     port: int
     base: BaseModel
     folder: Path
+    pid: int
 
     @property
     def target(self) -> Target:
@@ -75,7 +76,7 @@ def fake_engine(*flags: str) -> Iterator[Engine]:
         command = [sys.executable, "-m", "loadtest.gateway.fake_engine", f"--socket={path}", f"--port={port}"]
         with process([*command, f"--base-digest={base.digest}", *flags], {}, folder / "engine.log") as running:
             wait_for(f"http://127.0.0.1:{port}/v1/models", running, folder / "engine.log")
-            yield Engine(path, port, base, folder)
+            yield Engine(path, port, base, folder, running.pid)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -309,7 +309,8 @@ class FakeEngine:
                 return
             for last in chunks.last(reply):
                 await _event(send, last)
-            if (seen.body.get("stream_options") or {}).get("include_usage"):
+            options = seen.body.get("stream_options")
+            if isinstance(options, dict) and options.get("include_usage"):
                 await _event(send, chunks.usage(reply))
         await send({"type": "http.response.body", "body": b"" if chunks.named else b"data: [DONE]\n\n"})
 

@@ -31,6 +31,13 @@ def engine(base: BaseModel) -> Iterator[Engine]:
         yield running
 
 
+@pytest.fixture
+def own_engine(base: BaseModel) -> Iterator[Engine]:
+    """For a test that has it report usage, which every gateway in front of it would hear."""
+    with running_engine(base) as running:
+        yield running
+
+
 @pytest.fixture(scope="package")
 def gateway(base: BaseModel, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with running_gateway(tmp_path_factory.mktemp("home"), base, engine, **TIMEOUTS) as running:

@@ -30,7 +30,7 @@ DONE = b"data: [DONE]\n\n"
 ANSWER = json.dumps({"id": "c", "object": "text_completion", "choices": [{"index": 0, "text": "Hello"}]}).encode()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Line:
     """One connection, with the request on it."""
 
@@ -133,6 +133,15 @@ async def dribbles(line: Line) -> None:
         else:
             await line.chunk(b" ")
         await asyncio.sleep(0.2)
+
+
+async def takes_its_time(line: Line) -> None:
+    await line.begin()
+    for _ in range(10):
+        await asyncio.sleep(0.2)
+        if line.stream:
+            await line.event("word")
+    await line.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE) if line.stream else ANSWER[20:])
 
 
 async def floods(line: Line) -> None:
@@ -267,6 +276,7 @@ class Engine:
     state: bytes | None = None
     usage: bytes = b""
     lines: set[asyncio.StreamWriter] = field(default_factory=set)
+    feeds: set[Line] = field(default_factory=set)
 
     def good_state(self) -> bytes:
         return json.dumps(
@@ -296,7 +306,11 @@ class Engine:
             await line.send(OK + b"transfer-encoding: chunked\r\nx-loradock-generation: g\r\n\r\n")
             if self.usage:
                 await line.chunk(self.usage)
-            await line.silence()
+            self.feeds.add(line)
+            try:
+                await line.silence()
+            finally:
+                self.feeds.discard(line)
         elif path.startswith("/internal/"):
             await line.whole(b"200 OK", JSON, b"{}")
         else:
@@ -310,7 +324,8 @@ async def main(port: int, name: str, digest: str) -> None:
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader(limit=1 << 26)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    # One order a line: {"state": text or null} and {"usage": text} change what it says of itself.
+    # One order a line: {"state": text or null} and {"usage": text} change what it says of itself,
+    # {"publish": text} sends a line of usage to whoever follows.
     while order := await orders.readline():
         said = json.loads(order)
         if "state" in said:
@@ -319,6 +334,9 @@ async def main(port: int, name: str, digest: str) -> None:
             engine.usage = said["usage"].encode("utf-8", "surrogatepass")
             for writer in list(engine.lines):  # the feed is read anew
                 writer.transport.abort()
+        if "publish" in said:
+            for feed in list(engine.feeds):
+                await feed.chunk(said["publish"].encode() + b"\n")
         print("done", flush=True)  # noqa: T201
 
 

@@ -30,6 +30,7 @@ STALLED = "event engine_timeout"
 # (whole, streamed): what the client gets.
 EXPECTED: dict[str, tuple[str, str]] = {
     "good": ("answer", "answer"),
+    "takes_its_time": ("answer", "answer"),
     "closes_at_once": (UNAVAILABLE, UNAVAILABLE),
     "resets_at_once": (UNAVAILABLE, UNAVAILABLE),
     "resets_in_the_middle": (UNAVAILABLE, BROKE_OFF),

@@ -43,7 +43,7 @@ class Engine:
         self.port = int(self.process.stdout.readline())
 
     def order(self, **said: str | None) -> None:
-        """Have it say this of itself from now on: `state`, `usage`."""
+        """Have it say this of itself from now on: `state`, `usage`; or to those who follow the usage now: `publish`."""
         assert self.process is not None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -172,7 +172,7 @@ def _limit(gateway: Gateway) -> None:
     """Give the key a limit that nothing here reaches: without one nobody counts what is being answered."""
     with gateway.http() as http:
         (key,) = http.get("/admin/keys").json()["data"]
-        if key["limits"].get("max_concurrency") is None:
+        if "max_concurrency" not in key["limits"]:
             changed = http.patch(f"/admin/keys/{key['id']}", json={"limits": {"max_concurrency": 100_000}})
             assert changed.is_success, changed.text
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, text, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import RegistryError
@@ -27,6 +27,13 @@ from loradock_adapters.registry.listening import CHANNEL, Listener
 from loradock_adapters.registry.tables import StateRow
 
 BUSY_TIMEOUT_SECONDS = 15
+_POSTGRESQL_PATIENCE: Mapping[str, int] = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 20_000,  # milliseconds
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
 _MIGRATION_LOCK = 0x10AD0C  # any number, as long as every LoRADock uses the same
 _migrating = threading.Lock()  # Alembic keeps the migration that runs in module globals
 
@@ -173,8 +180,21 @@ def _engine(url: URL) -> Engine:
         return _sqlite(url)
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")
+    # A host that is gone says nothing: without these a thread would wait for it for a quarter of an hour. What the URL
+    # says counts more.
+    patience = {name: value for name, value in _POSTGRESQL_PATIENCE.items() if name not in url.query}
     # A pooled connection may have died with its server, which restarts now and then.
-    return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, pool_pre_ping=True, connect_args=patience)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        # By SQL, because poolers take no options at the start of a session. As SQLite's busy timeout: whoever holds the
+        # lock of all writers for long makes others fail, not wait for ever.
+        connection.autocommit = True
+        connection.execute(f"SET lock_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+        connection.autocommit = False
+
+    return engine
 
 
 def _require_sound(connection: Connection) -> None:
@@ -192,10 +212,26 @@ def _sqlite(url: URL) -> Engine:
         )
     path = Path(url.database).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    if not path.exists():
+        sqlite3.connect(path).close()
+
+    def connect() -> sqlite3.Connection:
+        # `rw` makes no new file: one that somebody took away under a running server must not come back empty.
+        return sqlite3.connect(
+            f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_SECONDS, check_same_thread=False
+        )
+
+    engine = create_engine(url, creator=connect)
+
+    @event.listens_for(engine, "checkout")
+    def _require_same_file(_connection: Any, record: Any, _proxy: Any) -> None:
+        # What is written to a file without a name, or that another one has replaced, is lost without an error.
+        if record.info.get("file") != _identity(path):
+            raise DisconnectionError(f"{path} is not the file that was opened")
 
     @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: Any) -> None:
+    def _prepare(connection: Any, record: Any) -> None:
+        record.info["file"] = _identity(path)
         # We begin transactions ourselves: Python's own way leaves reads and schema changes outside of them.
         connection.isolation_level = None
         _use_wal(connection)
@@ -209,6 +245,15 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now; None if none has."""
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
 
 
 def _use_wal(connection: Any) -> None:

@@ -10,6 +10,7 @@ import secrets
 
 MAX_SECRET = 512  # characters; longer ones are not hashed at all
 STRONG_SECRET = 16
+PREFIX = 11  # characters of a secret that may be shown
 
 
 def new_secret() -> str:
@@ -29,4 +30,4 @@ def sha256_of(secret: str) -> bytes:
 
 def prefix_of(secret: str) -> str:
     """The beginning, to recognise it by: never more than a third, for secrets that somebody chose."""
-    return secret[: min(11, len(secret) // 3)]
+    return secret[: min(PREFIX, len(secret) // 3)]

@@ -106,9 +106,14 @@ class KeyTable:
         with self._database.read() as session:
             return _shown(session, [_require(session, id)])[0]
 
-    def page(self, *, after: str | None = None, limit: int = 100) -> tuple[KeyRecord, ...]:
-        """Keys, revoked ones too, oldest first: those that follow `after`. Raises KeyNotFound for no such key."""
+    def page(self, *, after: str | None = None, limit: int = 100, begins: str = "") -> tuple[KeyRecord, ...]:
+        """Keys, revoked ones too, oldest first: those that follow `after`, and whose prefix `begins` so.
+
+        Raises KeyNotFound for no such key as `after`.
+        """
         wanted = select(KeyRow).order_by(KeyRow.created_at, KeyRow.id).limit(max(1, min(limit, MAX_PAGE)))
+        if begins:
+            wanted = wanted.where(func.substr(KeyRow.prefix, 1, len(begins)) == begins)
         with self._database.read() as session:
             if after is not None:
                 last = _require(session, after)

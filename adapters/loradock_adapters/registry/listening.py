@@ -23,23 +23,33 @@ class Listener:
         # Any, because SQLAlchemy knows no driver's types: this is psycopg's own connection.
         connection: Any = pooled.driver_connection
         pooled.detach()
-        connection.autocommit = True
-        connection.execute(f"LISTEN {CHANNEL}")
         self._connection = connection
+        try:
+            connection.autocommit = True
+            connection.execute(f"LISTEN {CHANNEL}")
+            # Kept, because a connection that broke tells its number no more, and who waits on it must let go of it.
+            self._fileno = int(connection.fileno())
+        except _errors() as error:
+            connection.close()
+            raise RegistryError(f"the registry's database failed: {error}") from error
 
     def fileno(self) -> int:
-        return int(self._connection.fileno())
+        return self._fileno
 
     def clear(self) -> None:
         """Take in what has come, without waiting. Raises RegistryError when the connection broke."""
-        import psycopg  # only there with the extra `postgres`, without which nobody gets here
-
         try:
             self._connection.pgconn.consume_input()
-        except psycopg.Error as error:
+            while self._connection.pgconn.notifies() is not None:
+                pass
+        except _errors() as error:
             raise RegistryError(f"the registry's database closed the connection: {error}") from error
-        while self._connection.pgconn.notifies() is not None:
-            pass
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _errors() -> type[Exception]:
+    import psycopg  # only there with the extra `postgres`, without which nobody gets here
+
+    return psycopg.Error

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loradock_adapters.registry import KeyRecord
+from loradock_adapters.registry.key_secrets import PREFIX
 from loradock_adapters.registry.keys import GRACE, MAX_GRACE
 from loradock_server.gateway.etags import Condition, etag_header
 from loradock_server.gateway.json_body import json_body, json_object
@@ -22,6 +23,7 @@ from loradock_server.gateway.views import key_view
 
 KeyId = Annotated[str, Path(max_length=32, description="The key's id, as key-1f2e3d4c5b6a.")]
 
+BEGINS = rf"^[!-~]{{0,{PREFIX}}}$"
 _MAX_BYTES = 1 << 20
 
 
@@ -49,9 +51,11 @@ def build_router(services: Services) -> APIRouter:
 
     @router.get("")
     async def list_keys(
-        limit: Limit = 100, after: Annotated[str | None, Query(max_length=32, description=AFTER)] = None
+        limit: Limit = 100,
+        after: Annotated[str | None, Query(max_length=32, description=AFTER)] = None,
+        begins: Annotated[str, Query(pattern=BEGINS, description="Only keys whose secret begins so.")] = "",
     ) -> dict[str, Any]:
-        found = await asyncio.to_thread(keys.page, after=after, limit=limit + 1)
+        found = await asyncio.to_thread(keys.page, after=after, limit=limit + 1, begins=begins)
         return page_view(found, limit, key_view, lambda key: key.id)
 
     @router.get("/{key_id}")
@@ -62,7 +66,7 @@ def build_router(services: Services) -> APIRouter:
     async def create_key(request: Request, response: Response) -> dict[str, Any]:
         said = await json_object(request, _MAX_BYTES)
         record, secret = await asyncio.to_thread(keys.create, said, by=services.actor(request))
-        await services.auth.refresh()
+        await services.table.refresh()
         return {**shown(record, response), "secret": secret}
 
     @router.patch("/{key_id}")
@@ -70,7 +74,7 @@ def build_router(services: Services) -> APIRouter:
         patch = await json_object(request, _MAX_BYTES)
         actor = services.actor(request)
         record, _ = await asyncio.to_thread(keys.change, key_id, patch, by=actor, if_match=if_match)
-        await services.auth.refresh()
+        await services.table.refresh()
         return shown(record, response)
 
     @router.post("/{key_id}/rotate")
@@ -80,13 +84,13 @@ def build_router(services: Services) -> APIRouter:
         grace = timedelta(seconds=body.grace_seconds)
         actor = services.actor(request)
         record, secret = await asyncio.to_thread(keys.rotate, key_id, by=actor, grace=grace, if_match=if_match)
-        await services.auth.refresh()
+        await services.table.refresh()
         return {**shown(record, response), "secret": secret}
 
     @router.delete("/{key_id}")
     async def revoke_key(key_id: KeyId, request: Request, if_match: Condition) -> dict[str, Any]:
         record = await asyncio.to_thread(keys.revoke, key_id, by=services.actor(request), if_match=if_match)
-        await services.auth.refresh()
+        await services.table.refresh()
         return {**key_view(record), "revoked": True}
 
     return router

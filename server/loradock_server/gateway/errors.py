@@ -26,6 +26,7 @@
     ├── EngineUnavailable       503   no engine, or it died before it answered
     │   └── EngineGarbled       502   what answers there speaks no HTTP, or none that an engine speaks
     ├── OperationLost           503   the gateway that worked on it died
+    ├── DiskFull                507   an adapter's bytes have no place here
     └── ShuttingDown            503   this gateway is draining
     ClientGone                        the client hung up; nobody is left to tell (counted as 499)
 
@@ -198,6 +199,10 @@ class OperationLost(GatewayError):
     """Nobody works on it any more; how far it got is not known."""
 
 
+class DiskFull(GatewayError):
+    """The server's disk has no room for what was sent."""
+
+
 class ShuttingDown(GatewayError):
     """This gateway takes no new requests."""
 
@@ -239,6 +244,7 @@ TABLE: Mapping[type[BaseException], Rule] = {
     EngineUnavailable: Rule(503, "engine_unavailable", "server_error"),
     EngineGarbled: Rule(502, "engine_garbled", "server_error"),
     OperationLost: Rule(503, "operation_lost", "server_error"),
+    DiskFull: Rule(507, "disk_full", "server_error"),
     ShuttingDown: Rule(503, "shutting_down", "server_error"),
     core.InvalidName: Rule(400, "invalid_name", param="name"),
     core.AdapterRejected: Rule(422, "adapter_rejected"),

@@ -6,6 +6,7 @@ new work.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from loradock_server.gateway.errors import ShuttingDown, explain
 from loradock_server.gateway.routes import dialect_of
 from loradock_server.telemetry import attributes as names
 from loradock_server.telemetry import tracing
+
+_log = logging.getLogger(__name__)
 
 CALL = "loradock.call"
 # Asked every few seconds by machines; a span each would only be noise.
@@ -60,11 +63,14 @@ class Observe:
         scope[CALL] = call
         shown_id = (b"x-request-id", call.shown_id.encode())
         status = 500
+        started = False
 
         async def send_observed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
+                if status == 500:  # before the client has it, and may ask somebody to look it up
+                    _log_500(scope, call)
                 message["headers"] = [*message["headers"], shown_id]
             await send(message)
 
@@ -78,6 +84,12 @@ class Observe:
                     await route.app(scope, receive, send_observed)
                 else:
                     await self._app(scope, receive, send_observed)
+        except Exception as error:
+            if started:
+                raise  # nothing more can be said; the server closes the connection
+            _log.exception("request %s failed", call.request_id)
+            answer = explain(error)
+            await send_answer(send_observed, answer.status, answer.headers, answer.body)
         finally:
             _end(call.span, scope, status)
 
@@ -104,6 +116,11 @@ class Observe:
             span.set_attributes({key: value for key, value in about.items() if value is not None})
         shown_id = asked_id if asked_id and _CLIENT_ID.fullmatch(asked_id) else request_id
         return Call(request_id, shown_id, headers, span)
+
+
+def _log_500(scope: Scope, call: Call) -> None:
+    ids = {"request_id": call.request_id, "client_request_id": call.shown_id}
+    _log.error("%s %s is answered 500", scope["method"], scope["path"], extra=ids)
 
 
 async def _turn_away(scope: Scope, send: Send) -> None:

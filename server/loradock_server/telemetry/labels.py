@@ -1,4 +1,4 @@
-"""The `adapter` and `version` labels of every metric, with a bound on how many adapters get their own."""
+"""The `adapter` and `version` labels of every metric, with a bound on how many adapters and versions get their own."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ BASE = "base"
 OTHER = "other"
 
 AdapterLabels = tuple[str, str]
+VERSIONS_EACH = 50
 BASE_LABELS: AdapterLabels = (BASE, "")
 
 
 class LabelCap:
-    """Hands out labels first come, first served: at most `limit` adapter names, the rest share `other`.
+    """Hands out labels first come, first served: at most `limit` adapter names, the rest share `other`, and of each
+    name at most VERSIONS_EACH versions.
 
-    A name that has a label keeps it, so that no series ever changes its meaning.
+    What has a label keeps it until the process ends, so that no series ever changes its meaning.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._names: set[str] = set()
+        self._versions: dict[str, set[str]] = {}
         self._lock = threading.Lock()  # metrics pages are made in threads
 
     def labels(self, name: str | None, version: int | str = "") -> AdapterLabels:
@@ -27,8 +29,14 @@ class LabelCap:
         if name is None:
             return BASE_LABELS
         with self._lock:
-            if name not in self._names:
-                if len(self._names) >= self._limit:
+            versions = self._versions.get(name)
+            if versions is None:
+                if len(self._versions) >= self._limit:
                     return (OTHER, OTHER)
-                self._names.add(name)
-        return (name, str(version))
+                versions = self._versions[name] = set()
+            shown = str(version)
+            if shown not in versions:
+                if len(versions) >= VERSIONS_EACH:
+                    return (name, OTHER)
+                versions.add(shown)
+        return (name, shown)

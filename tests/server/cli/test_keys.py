@@ -153,3 +153,11 @@ def test_show_names_everything_but_the_secret(loradock: Callable[..., Result], s
 
     for word in ("acme", "a*", "tokens_per_day", "infer"):
         assert word in shown
+
+
+def test_of_a_whole_secret_only_its_beginning_is_sent(loradock: Callable[..., Result], server: ScriptedServer) -> None:
+    server.enqueue(200, {"object": "list", "data": [KEY]})
+
+    assert "my-app" in loradock("keys", "list", "--begins", "ld-abcdefghijklmnopq").stdout
+
+    assert server.history[0].query["begins"] == "ld-abcdefgh"

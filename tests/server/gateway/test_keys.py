@@ -170,3 +170,19 @@ def test_a_flood_of_unknown_keys_asks_the_registry_a_few_times_only(
             assert answer.status_code == 401
     assert len(reads) <= (time.monotonic() - began) / 0.05 + 2
     assert len(reads) >= 2
+
+
+def test_a_key_is_found_by_how_its_secret_begins(gateway: Gateway) -> None:
+    keys = [made(gateway) for _ in range(3)]
+
+    def found(begins: str) -> list[str]:
+        answer = gateway.http.get(KEYS, params={"begins": begins})
+        return [key["id"] for key in answer.raise_for_status().json()["data"]]
+
+    assert found(keys[1]["prefix"]) == [keys[1]["id"]]
+    assert set(found("ld-")) >= {key["id"] for key in keys}
+    assert found("ld_") == found("%") == []
+    page = gateway.http.get(KEYS, params={"begins": "ld-", "limit": 2, "after": keys[0]["id"]}).json()
+    assert [key["id"] for key in page["data"]] == [keys[1]["id"], keys[2]["id"]]
+    for bad in (keys[0]["secret"], "\0", "\u00fc", "a b"):
+        assert gateway.http.get(KEYS, params={"begins": bad}).status_code == 400

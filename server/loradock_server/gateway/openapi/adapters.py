@@ -205,6 +205,7 @@ SOURCE_ERRORS = (
     core.SourceMissing,
     core.DigestUnknown,
     core.SourceTooLarge,
+    errors.DiskFull,
     core.ArchiveRefused,
     core.SourceUnavailable,
 )
