@@ -2,7 +2,7 @@
 
 Whatever the engine counted is in the ledger then, to the token and under the right key: nothing is lost and nothing is
 there twice. The gateways are real processes; the engine is the scripted one with the engine's own feed, so that what it
-counted can be read beside the ledger. LONG_TESTS=1 kills 150 times on each database instead of 6 times.
+counted can be read beside the ledger. LONG_TESTS=1 kills 150 times on each database instead of 4 times.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.fakes.engine import FakeEngine, Reply, running_engine
 from tests.postgres import Postgres
 
 LONG = bool(os.environ.get("LONG_TESTS"))
-KILLS = 150 if LONG else 6
+KILLS = 150 if LONG else 4
 CLIENTS = 6
 KEY = "ld-crash-admin-key-0123456789"
 PATIENCE_SECONDS = 20.0
@@ -156,7 +156,7 @@ def test_the_ledger_has_what_the_engine_counted_however_often_gateways_are_kille
     for client in clients:
         client.start()
     for _ in range(KILLS):
-        time.sleep(world.dice.uniform(0, 0.9))
+        time.sleep(world.dice.uniform(0, 0.8))
         world.kill()
         world.start()
     stop.set()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Insert, case, delete, func, select
+from sqlalchemy import ColumnElement, Insert, case, delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -103,9 +103,10 @@ class LimitTable:
         with self._database.aside() as session:
             now = _now(session)
             drained = LimitBucketRow.content <= (now - LimitBucketRow.at) * LimitBucketRow.per_second
-            session.execute(delete(LimitBucketRow).where(drained))
-            session.execute(delete(LimitRunningRow).where(LimitRunningRow.until < now))
-            session.execute(delete(LimitDayRow).where(LimitDayRow.day < day - _KEPT_DAYS))
+            _delete(session, LimitBucketRow, (LimitBucketRow.subject, LimitBucketRow.kind), drained)
+            gone = LimitRunningRow.until < now
+            _delete(session, LimitRunningRow, (LimitRunningRow.subject, LimitRunningRow.gateway), gone)
+            _delete(session, LimitDayRow, (LimitDayRow.subject, LimitDayRow.day), LimitDayRow.day < day - _KEPT_DAYS)
 
 
 def _fill(session: Session, taken: list[BucketTaken], now: float) -> Mapping[tuple[str, str], float]:
@@ -135,6 +136,12 @@ def _fill(session: Session, taken: list[BucketTaken], now: float) -> Mapping[tup
     )
     rows = session.execute(done.returning(LimitBucketRow.subject, LimitBucketRow.kind, LimitBucketRow.content))
     return {(subject, kind): content for subject, kind, content in rows}
+
+
+def _delete(session: Session, row: type[Any], key: tuple[Any, Any], which: ColumnElement[bool]) -> None:
+    # What somebody else is changing right now can wait for the next time; waiting for it could be mutual.
+    found = select(*key).where(which).with_for_update(skip_locked=True)
+    session.execute(delete(row).where(tuple_(*key).in_(found)).execution_options(synchronize_session=False))
 
 
 def _say_running(session: Session, gateway: str, running: list[Running], now: float) -> None:

@@ -66,7 +66,7 @@ def build_router(services: Services) -> APIRouter:
     async def create_key(request: Request, response: Response) -> dict[str, Any]:
         said = await json_object(request, _MAX_BYTES)
         record, secret = await asyncio.to_thread(keys.create, said, by=services.actor(request))
-        await services.auth.refresh()
+        await services.table.refresh()
         return {**shown(record, response), "secret": secret}
 
     @router.patch("/{key_id}")
@@ -74,7 +74,7 @@ def build_router(services: Services) -> APIRouter:
         patch = await json_object(request, _MAX_BYTES)
         actor = services.actor(request)
         record, _ = await asyncio.to_thread(keys.change, key_id, patch, by=actor, if_match=if_match)
-        await services.auth.refresh()
+        await services.table.refresh()
         return shown(record, response)
 
     @router.post("/{key_id}/rotate")
@@ -84,13 +84,13 @@ def build_router(services: Services) -> APIRouter:
         grace = timedelta(seconds=body.grace_seconds)
         actor = services.actor(request)
         record, secret = await asyncio.to_thread(keys.rotate, key_id, by=actor, grace=grace, if_match=if_match)
-        await services.auth.refresh()
+        await services.table.refresh()
         return {**shown(record, response), "secret": secret}
 
     @router.delete("/{key_id}")
     async def revoke_key(key_id: KeyId, request: Request, if_match: Condition) -> dict[str, Any]:
         record = await asyncio.to_thread(keys.revoke, key_id, by=services.actor(request), if_match=if_match)
-        await services.auth.refresh()
+        await services.table.refresh()
         return {**key_view(record), "revoked": True}
 
     return router

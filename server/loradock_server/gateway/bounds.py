@@ -5,6 +5,7 @@ One turn at the engine is one request's, whatever it holds; so what it holds is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,13 @@ MAX_ANSWERS = 1024
 MAX_TEXTS = 2048
 """To be embedded, scored or classified in one request, as OpenAI has it."""
 
+MAX_GRAMMAR_BYTES = 1 << 16
+"""Of what an answer must fit. The engine compiles grammars one after the other, and long ones for minutes: two
+megabytes of choices kept everybody else's schemas waiting for longer than clients wait."""
+MAX_TOOLS_BYTES = 1 << 19
+"""Of tools, of which most is prose for the model."""
+
+_GRAMMARS = ("response_format", "structured_outputs", "text", "output_config")
 _TEXTS: Mapping[str, tuple[str, ...]] = {
     names.EMBEDDINGS: ("input",),
     names.POOLING: ("input",),
@@ -25,8 +33,12 @@ _TEXTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def require_bounded(operation: str, body: Mapping[str, Any]) -> None:
-    """Look at the body of a request (by the operation's name). Raises BadRequest."""
+def require_bounded(operation: str, body: Mapping[str, Any], size: int) -> None:
+    """Look at the body of a request (by the operation's name), which had `size` bytes. Raises BadRequest."""
+    if size > MAX_GRAMMAR_BYTES:
+        for field in _GRAMMARS:
+            _require_short(field, body.get(field), MAX_GRAMMAR_BYTES)
+        _require_short("tools", body.get("tools"), MAX_TOOLS_BYTES)
     if operation == names.TEXT_COMPLETION:
         count, choices = _texts(body.get("prompt")), body.get("n")
         choices = choices if isinstance(choices, int) and choices > 0 else 1
@@ -40,6 +52,11 @@ def require_bounded(operation: str, body: Mapping[str, Any]) -> None:
     for field in _TEXTS.get(operation, ()):
         if (count := _texts(body.get(field))) > MAX_TEXTS:
             raise BadRequest(f"{field} has {count} texts; one request may have {MAX_TEXTS}", param=field)
+
+
+def _require_short(field: str, value: Any, limit: int) -> None:
+    if isinstance(value, (dict, list)) and (size := len(json.dumps(value, ensure_ascii=False))) > limit:
+        raise BadRequest(f"{field} has {size} characters; one request may have {limit}", param=field)
 
 
 def _texts(value: Any) -> int:

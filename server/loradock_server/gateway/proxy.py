@@ -103,7 +103,7 @@ class InferenceRoute:
         sticky = _sticky_key(caller, self._end_user(body))
         exchange.target = self._services.table.resolve(model, sticky, caller.names)
         refuse_unsupported(self.operation.name, body)
-        require_bounded(self.operation.name, body)
+        require_bounded(self.operation.name, body, len(raw))
         apply_settings(exchange.target.settings, self.operation.name, body)
         state = self._services.watch.state
         if state.wrong_base:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -18,12 +19,17 @@ from loradock_server.gateway.errors import BadRequest
         ("text_completion", {"prompt": [[1, 2]] * 9, "n": 10**30}, "n"),
         ("embeddings", {"input": ["x"] * (MAX_TEXTS + 1)}, "input"),
         ("rerank", {"query": "x", "documents": ["x"] * (MAX_TEXTS + 1)}, "documents"),
+        ("chat", {"structured_outputs": {"choice": ["x" * i for i in range(500)]}}, "structured_outputs"),
+        ("chat", {"response_format": {"json_schema": {"schema": {"enum": [*range(30_000)]}}}}, "response_format"),
+        ("responses", {"text": {"format": {"schema": {"enum": [*range(30_000)]}}}}, "text"),
+        ("messages", {"output_config": {"format": {"schema": {"enum": [*range(30_000)]}}}}, "output_config"),
+        ("chat", {"tools": [{"function": {"parameters": {"enum": [*range(90_000)]}}}]}, "tools"),
         ("score", {"text_1": "x", "text_2": ["x"] * (MAX_TEXTS + 1)}, "text_2"),
     ],
 )
 def test_more_than_a_turn_is_refused_with_value_and_limit(operation: str, body: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequest, match="one request may") as raised:
-        require_bounded(operation, body)
+        require_bounded(operation, body, len(json.dumps(body)))
     assert raised.value.param == param
 
 
@@ -36,7 +42,9 @@ def test_more_than_a_turn_is_refused_with_value_and_limit(operation: str, body: 
         ("chat", {"messages": [{}] * 5000}),
         ("embeddings", {"input": [7] * 5000}),
         ("score", {}),
+        ("chat", {"messages": ["x" * 100_000], "tools": ["x" * 100_000], "response_format": {"a": "x" * 60_000}}),
+        ("chat", {"messages": ["x" * 100_000], "response_format": "json"}),
     ],
 )
 def test_everything_else_goes_through(operation: str, body: dict[str, Any]) -> None:
-    require_bounded(operation, body)
+    require_bounded(operation, body, len(json.dumps(body)))

@@ -133,6 +133,20 @@ def test_both_workers_take_connections_and_each_has_a_usage_feed_of_its_own(work
     assert len(gateways) == 2
 
 
+def test_a_key_is_good_and_then_revoked_at_every_worker(workers: Workers) -> None:
+    made = workers.ask("POST", "/admin/keys", json={"name": "app"}).json()
+
+    def asked(count: int) -> set[int]:
+        headers = {"authorization": f"Bearer {made['secret']}"}
+        url = f"{workers.url}/v1/models"
+        # Each on a connection of its own; a dozen do not all come to one of two workers.
+        return {httpx.get(url, headers=headers, timeout=20, trust_env=False).status_code for _ in range(count)}
+
+    assert asked(12) == {200}, "also where it was not made, and at once"
+    assert workers.ask("DELETE", f"/admin/keys/{made['id']}").status_code == 200
+    eventually(lambda: asked(12) == {401})
+
+
 def test_a_worker_that_is_killed_is_replaced_and_what_it_was_answering_is_not_in_flight_any_more(
     workers: Workers,
 ) -> None:
@@ -192,3 +206,17 @@ def test_a_worker_that_cannot_start_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     with pytest.raises(WorkerFailed, match="before it answered"), running(tmp_path, engine_url="ftp://nowhere"):
         pass
+
+
+def test_workers_keep_a_limit_together(tmp_path: Path) -> None:
+    limit = 10
+    with running(tmp_path, base_requests_per_minute=limit) as workers:
+        let_in, refused, begun = 0, 0, time.monotonic()
+        # Slowly, so that they hear of each other; each by itself would let in ten.
+        while refused < 6:
+            time.sleep(0.1)
+            status = workers.ask("POST", "/v1/completions", json=BODY).status_code
+            let_in, refused = (let_in + 1, 0) if status == 200 else (let_in, refused + 1)
+        drained = (time.monotonic() - begun) * limit / 60
+        assert limit <= let_in <= limit + drained + 6
+        assert workers.metric("loradock_rate_limited_total", limit="adapter_requests_per_minute") >= 6

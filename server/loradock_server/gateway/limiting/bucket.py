@@ -7,14 +7,13 @@ giving back never makes room for more than that. It knows no clock: times are se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SLACK = 1e-6
 _WORTHLESS = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What was put into a bucket: `share` and `era` tell how much of it has drained since."""
 
     amount: float

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from loradock_adapters.rate_limits import NO_LIMITS, RateLimits
 from loradock_server.gateway.limiting.bucket import SLACK, Bucket, Charge
@@ -18,8 +19,7 @@ BUSY_SECONDS = 1.0
 REQUESTS, TOKENS = "requests", "tokens"
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(NamedTuple):  # a tuple: one is made for every request, in a third of the time
     """One moment on two clocks: seconds that only grow, and seconds since 1970, which decide where a day ends."""
 
     steady: float
@@ -47,8 +47,7 @@ class Objection:
     wait: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """What one request took of a subject, until it is over and its tokens are known."""
 
     subject: Subject
