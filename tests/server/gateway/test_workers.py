@@ -178,6 +178,25 @@ def test_a_worker_that_is_killed_is_replaced_and_what_it_was_answering_is_not_in
     assert workers.metric("loradock_requests_total") >= counted  # what the dead counted stays
 
 
+def test_workers_that_are_killed_leave_a_ledger_that_has_what_the_engine_counted(workers: Workers) -> None:
+    for _ in range(6):
+        assert workers.ask("POST", "/v1/completions", json=BODY).status_code == 200
+    before = workers.pids()
+    for pid in before:  # sooner than they write
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(workers.pids()) == 2 and not set(workers.pids()) & set(before))
+
+    def is_whole() -> bool:
+        used = workers.ask("GET", "/admin/usage?group_by=").json()["total"]
+        published = workers.engine.published
+        tokens = sum(record["output_tokens"] for record in published)
+        return bool((used["requests"], used["output_tokens"]) == (len(published), tokens))
+
+    eventually(is_whole)
+    time.sleep(1.2)  # whatever comes twice would come now
+    assert is_whole()
+
+
 def test_an_end_lets_every_worker_finish_what_it_answers(tmp_path: Path) -> None:
     with running(tmp_path) as workers:
         gate = workers.engine.gate()
