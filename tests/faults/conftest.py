@@ -15,7 +15,7 @@ TIMEOUTS = {
     "connect_timeout": 2,
     "first_byte_timeout": 3,
     "chunk_timeout": 3,
-    "request_timeout": 8,
+    "request_timeout": 6,
     "client_timeout": 4,
 }
 

@@ -24,6 +24,8 @@ from loradock_server.gateway.key_uses import KeyUses
 from loradock_server.gateway.tokens import TokenVerifier, looks_like_a_token
 
 _SECONDS_BETWEEN_READS = 0.05
+# A database that is frozen, not gone, says nothing at all; whoever waits for it is told that.
+REGISTRY_SECONDS = 20.0
 _SECONDS_OF_A_TOKEN = 60.0
 _REMEMBERED_TOKENS = 4096
 
@@ -149,7 +151,11 @@ class Authenticator:
         """Return after a read that began later than this call. Raises RegistryError."""
         if self._next is None:
             self._next = asyncio.create_task(self._read_soon())
-        error = await asyncio.shield(self._next)
+        try:
+            async with asyncio.timeout(REGISTRY_SECONDS):
+                error = await asyncio.shield(self._next)
+        except TimeoutError:
+            raise RegistryError(f"the registry did not answer within {REGISTRY_SECONDS:g} s") from None
         if error is not None:
             raise error
 

@@ -10,9 +10,11 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
+import psutil
 import pytest
 
 from loradock_adapters.registry import database
+from loradock_server.gateway import auth
 from tests.postgres import Postgres, running_postgres
 from tests.server.gateway.conftest import Gateway, Start, eventually
 
@@ -142,4 +144,26 @@ def test_a_postgresql_that_is_stopped_and_comes_back(start: Start) -> None:
         refused_clearly(gateway)
         goes_on_from_memory(gateway, key)
         cluster.start()
+        is_itself_again(gateway)
+
+
+def test_a_postgresql_that_is_frozen_keeps_nobody_waiting_whose_key_is_known(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REGISTRY_SECONDS", 1.0)
+    with running_postgres() as cluster, start(registry_url=cluster.new_database()) as gateway:
+        key = prepared(gateway)
+        assert cluster.process is not None
+        frozen = [psutil.Process(cluster.process.pid)]
+        frozen += frozen[0].children()
+        for process in frozen:
+            process.suspend()
+        try:
+            goes_on_from_memory(gateway, key)
+            unknown = gateway.http.get("/v1/models", headers={"authorization": "Bearer ld-who-knows"})
+            assert (unknown.status_code, unknown.json()["error"]["code"]) == (503, "registry_unavailable")
+            goes_on_from_memory(gateway, key)
+        finally:
+            for process in frozen:
+                process.resume()
         is_itself_again(gateway)

@@ -1,0 +1,56 @@
+"""Bodies nobody thought of before the real engine: no failure is the server's, and the engine lives on.
+
+A hundred in CI, the same each time; LONG_TESTS=1 tries two thousand others. What vLLM itself would answer with a 500 is
+told apart from a body's fault, or this fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.e2e.server import Server
+from tests.faults.bodies import requests
+from tests.faults.judging import require_fair
+
+pytestmark = pytest.mark.e2e
+LONG = bool(os.environ.get("LONG_TESTS"))
+
+
+@pytest.mark.timeout(7200 if LONG else 600)
+def test_no_body_is_answered_500_by_the_real_engine_or_ends_it(server: Server) -> None:
+    restarts = server.metric("loradock_engine_restarts_total")
+    seen: Counter[int] = Counter()
+    unfair: list[str] = []
+    headers = {"authorization": f"Bearer {server.key}", "content-type": "application/json"}
+    with httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=300) as http:
+
+        @settings(
+            max_examples=2000 if LONG else 100,
+            derandomize=not LONG,
+            database=None,
+            deadline=None,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(requests("home-commands"))
+        def fuzz(request: tuple[str, bytes]) -> None:
+            path, body = request
+            answer = http.post(path, content=body)
+            seen[answer.status_code] += 1
+            try:
+                require_fair(path, answer)
+            except AssertionError as error:  # all of them at the end: each costs a start of the engine to see
+                unfair.append(f"{error}\n    for {body[:600]!r}")
+
+        fuzz()
+        good = {"model": "home-commands", "prompt": "Hi", "max_tokens": 2}
+        assert http.post("/v1/completions", json=good).status_code == 200
+    assert not unfair, "\n".join(unfair)
+    assert seen[200] > 5, seen
+    assert server.metric("loradock_engine_restarts_total") == restarts
+    assert server.metric("loradock_requests_in_flight") == 0
