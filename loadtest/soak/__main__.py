@@ -15,7 +15,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def main() -> int:
         "samples": samples,
     }
     (options.out / "soak.json").write_text(json.dumps(report, indent=2) + "\n")
-    _plot(samples, options.out / "soak.png")
+    plot(samples, options.out / "soak.png")
     console = Console()
     console.print(_table(verdicts, samples))
     console.print(f"done: {dict(sorted(churn.done.items()))}")
@@ -140,7 +140,8 @@ def _table(verdicts: Sequence[Verdict], samples: Sequence[dict[str, Any]]) -> Ta
     return table
 
 
-def _plot(samples: Sequence[dict[str, Any]], path: Path) -> None:
+def plot(samples: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Memory above, what is counted below, over time; the warm-up is grey."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -149,7 +150,7 @@ def _plot(samples: Sequence[dict[str, Any]], path: Path) -> None:
     minutes = [sample["seconds"] / 60 for sample in samples]
     figure, (memory, counts) = pyplot.subplots(2, 1, figsize=(9, 5), sharex=True, layout="constrained")
     memory.plot(minutes, [sample["rss"] / MEBIBYTE for sample in samples], color="#0969da")
-    memory.set_ylim(bottom=0)
+    memory.set_ylim(0, max(sample["rss"] for sample in samples) / MEBIBYTE * 1.25)
     memory.set_ylabel("resident, MiB")
     for what, color in (("files", "#9a6700"), ("tasks", "#1a7f37"), ("threads", "#8250df")):
         counts.plot(minutes, [sample[what] for sample in samples], label=what, color=color)

@@ -1,7 +1,6 @@
 """Bodies nobody thought of before the real engine: no failure is the server's, and the engine lives on.
 
-A hundred in CI, the same each time; LONG_TESTS=1 tries two thousand others. What vLLM itself would answer with a 500 is
-told apart from a body's fault, or this fails.
+Only with LONG_TESTS=1, two thousand of them, others each time; FUZZ_CASES says how many.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from tests.e2e.server import Server
 from tests.faults.bodies import requests
 from tests.faults.judging import require_fair
 
-pytestmark = pytest.mark.e2e
-LONG = bool(os.environ.get("LONG_TESTS"))
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not os.environ.get("LONG_TESTS"), reason="LONG_TESTS=1 runs it")]
+CASES = int(os.environ.get("FUZZ_CASES", "2000"))
 
 
-@pytest.mark.timeout(7200 if LONG else 600)
+@pytest.mark.timeout(7200)
 def test_no_body_is_answered_500_by_the_real_engine_or_ends_it(server: Server) -> None:
     restarts = server.metric("loradock_engine_restarts_total")
     seen: Counter[int] = Counter()
@@ -30,8 +29,7 @@ def test_no_body_is_answered_500_by_the_real_engine_or_ends_it(server: Server) -
     with httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=300) as http:
 
         @settings(
-            max_examples=2000 if LONG else 100,
-            derandomize=not LONG,
+            max_examples=CASES,
             database=None,
             deadline=None,
             phases=(Phase.generate,),
@@ -51,6 +49,6 @@ def test_no_body_is_answered_500_by_the_real_engine_or_ends_it(server: Server) -
         good = {"model": "home-commands", "prompt": "Hi", "max_tokens": 2}
         assert http.post("/v1/completions", json=good).status_code == 200
     assert not unfair, "\n".join(unfair)
-    assert seen[200] > 5, seen
+    assert seen[200] > CASES // 20, seen
     assert server.metric("loradock_engine_restarts_total") == restarts
     assert server.metric("loradock_requests_in_flight") == 0

@@ -75,10 +75,13 @@ class Authenticator:
     async def refresh(self) -> None:
         """Read the keys that changed. Raises RegistryError; those known so far stay then."""
         async with self._reading:
-            ring = await asyncio.to_thread(self._keys.ring, self._ring)
-            if ring.secrets is not self._ring.secrets:
-                self._forget()
-            self._ring = ring
+            await self._read()
+
+    async def _read(self) -> None:
+        ring = await asyncio.to_thread(self._keys.ring, self._ring)
+        if ring.secrets is not self._ring.secrets:
+            self._forget()
+        self._ring = ring
 
     async def inference(self, headers: Mapping[str, str]) -> Caller:
         """The caller of an inference request. Raises InvalidKey, MissingScope, RegistryError."""
@@ -161,12 +164,14 @@ class Authenticator:
 
     async def _read_soon(self) -> RegistryError | None:
         await asyncio.sleep(self._read_at + _SECONDS_BETWEEN_READS - time.monotonic())
-        self._next = None  # whoever comes from now on needs the next read
-        self._read_at = time.monotonic()
-        try:
-            await self.refresh()
-        except RegistryError as error:  # for whoever waits, and nobody may be waiting any more
-            return error
+        # Only then the next read may be asked for: else they would pile up behind a database that says nothing.
+        async with self._reading:
+            self._next = None
+            self._read_at = time.monotonic()
+            try:
+                await self._read()
+            except RegistryError as error:  # for whoever waits, and nobody may be waiting any more
+                return error
         return None
 
 

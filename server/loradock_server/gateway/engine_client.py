@@ -47,6 +47,9 @@ PINS_SECONDS = 5.0
 PROBE_SECONDS = 60.0  # loads the adapter and waits for its turn like a request
 USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
 
+_LINE_BYTES = 1 << 16
+_GATHER_SECONDS = 0.005
+
 _STATEMENT_BYTES = 64 << 20
 
 
@@ -186,7 +189,7 @@ class EngineClient:
             )
             try:
                 response.raise_for_status()
-                yield response.headers.get(wire.GENERATION), aiter(response.content)
+                yield response.headers.get(wire.GENERATION), _lines(response.content)
             finally:
                 response.close()
 
@@ -323,6 +326,19 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
         if size > _STATEMENT_BYTES:
             raise EngineGarbled(f"the engine says more than {_STATEMENT_BYTES} bytes of itself")
     return b"".join(parts)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of the usage feed, without their ends. Raises EngineGarbled for one without end."""
+    rest = b""
+    while data := await content.readany():
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > _LINE_BYTES:
+            raise EngineGarbled(f"the engine's usage feed has a line of more than {_LINE_BYTES} bytes")
+        for line in lines:
+            yield line
+        # Many at once cost less than each by itself, and nobody waits for them.
+        await asyncio.sleep(_GATHER_SECONDS)
 
 
 def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused | EngineUnavailable:

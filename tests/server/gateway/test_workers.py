@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -239,3 +241,41 @@ def test_workers_keep_a_limit_together(tmp_path: Path) -> None:
         drained = (time.monotonic() - begun) * limit / 60
         assert limit <= let_in <= limit + drained + 6
         assert workers.metric("loradock_rate_limited_total", limit="adapter_requests_per_minute") >= 6
+
+
+def test_workers_leave_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
+    base = write_base(tmp_path)
+    port = _free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LORADOCK_")}
+    environment |= {
+        "LORADOCK_HOME": str(tmp_path / "home"),
+        "LORADOCK_MODEL": str(base),
+        "LORADOCK_ENGINE_URL": "http://127.0.0.1:9",
+        "LORADOCK_ENGINE_TOKEN": TOKEN,
+    }
+    program = [sys.executable, "-c", "from loradock_server.cli.main import app; app()"]
+    with (tmp_path / "log").open("wb") as log:
+        parent = subprocess.Popen(
+            [*program, "gateway", "--workers", "2", "--port", str(port)], env=environment, stdout=log, stderr=log
+        )
+    try:
+        eventually(lambda: _is_healthy(f"http://127.0.0.1:{port}"))
+        eventually(lambda: len(psutil.Process(parent.pid).children()) == 2)
+        children = psutil.Process(parent.pid).children()
+    finally:
+        parent.kill()
+        parent.wait()
+    gone, left = psutil.wait_procs(children, PATIENCE_SECONDS)
+    assert (len(gone), left) == (2, [])
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with listening("127.0.0.1", 0) as free:
+        return int(free.getsockname()[1])
