@@ -46,7 +46,7 @@ def measure(options: argparse.Namespace, console: Console) -> int:
     """Every target in every round, one after the other, so that all of them meet the same machine."""
     found = _nothing()
     with ExitStack() as held:
-        engine = held.enter_context(servers.fake_engine())
+        engine = held.enter_context(servers.fake_engine(f"--work={options.work}"))
         targets = [engine.target]
         if not options.alone:
             targets.append(held.enter_context(servers.vllm_router(engine, options.rivals)))
@@ -66,6 +66,7 @@ def measure(options: argparse.Namespace, console: Console) -> int:
         {
             "rounds": options.rounds,
             "seconds": options.seconds,
+            "work_us": options.work,
             "medians": medians,
             "all": {row: dict(of) for row, of in found.items()},
         },
@@ -146,6 +147,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="above 1: our gateway with so many workers too")
     parser.add_argument("--idle", type=int, metavar="N", help="instead: hold N streams that say nothing")
     parser.add_argument("--engine", action="store_true", help="instead: the real engine, directly and through")
+    parser.add_argument(
+        "--work",
+        type=float,
+        default=0,
+        metavar="US",
+        help="microseconds that the fake engine computes for each request",
+    )
     parser.add_argument("--alone", action="store_true", help="no other gateways")
     parser.add_argument(
         "--rivals", type=Path, default=Path("var/bench/rivals"), help="their virtual environments, made if missing"

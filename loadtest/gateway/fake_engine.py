@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import socket
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -73,10 +74,13 @@ _MODELS = _response(json.dumps({"object": "list", "data": [{"id": MODEL, "object
 
 
 class Engine:
-    """What all connections share. With `idle`, a stream gets its first chunk and then nothing."""
+    """What all connections share. With `idle`, a stream gets its first chunk and then nothing. Each request keeps the
+    processor busy for `work_seconds` first.
+    """
 
-    def __init__(self, base_digest: str, *, idle: bool) -> None:
+    def __init__(self, base_digest: str, *, idle: bool, work_seconds: float) -> None:
         self.idle = idle
+        self.work_seconds = work_seconds
         self.generation = uuid.uuid4().hex
         state = {
             "ready": True,
@@ -112,6 +116,12 @@ class Engine:
         if not self._pending:
             asyncio.get_running_loop().call_soon(self._flush)
         self._pending.setdefault(gateway, []).append(json.dumps(record).encode() + b"\n")
+
+    def work(self) -> None:
+        """Be as slow as a server that does more than this one."""
+        until = time.perf_counter() + self.work_seconds
+        while time.perf_counter() < until:
+            pass
 
     def keep_alive(self) -> None:
         """An empty line to every follower now and then, as the engine's feed does it."""
@@ -159,6 +169,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, target: str, headers: dict[str, str], body: bytes) -> None:
         if target.startswith("/v1/") and target != "/v1/models":
+            self._engine.work()
             stream = b'"stream":true' in body or b'"stream": true' in body
             if stream:
                 self.write(_STREAM_HEAD)
@@ -217,10 +228,15 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--base-digest", default="")
     parser.add_argument("--idle", action="store_true", help="streams stop after their first chunk")
+    parser.add_argument("--work", type=float, default=0, metavar="US", help="microseconds of work for each request")
     options = parser.parse_args()
 
     async def run() -> None:
-        await serve(Engine(options.base_digest, idle=options.idle), options.socket, options.port)
+        await serve(
+            Engine(options.base_digest, idle=options.idle, work_seconds=options.work * 1e-6),
+            options.socket,
+            options.port,
+        )
 
     uvloop.run(run())
 
