@@ -152,7 +152,7 @@ def _options() -> argparse.Namespace:
         type=float,
         default=0,
         metavar="US",
-        help="microseconds that the fake engine computes for each request",
+        help="microseconds of work that a request is to the fake engine",
     )
     parser.add_argument("--alone", action="store_true", help="no other gateways")
     parser.add_argument(
