@@ -91,7 +91,7 @@ def _engine(options: argparse.Namespace) -> int:
     from loadtest.gateway import real_engine
 
     found = real_engine.measure(options.rounds)
-    _write(options.out / "gateway-engine.json", {**asdict(found), "throughput": found.throughput, "added": found.added})
+    _write(options.out / "gateway-engine.json", asdict(found))
     Console().print(
         f"real engine: {found.tokens_gateway:.0f} tokens/s through the gateway, {found.tokens_direct:.0f} directly: "
         f"{found.throughput:.3f}; first token {found.first_gateway:.1f} and {found.first_direct:.1f} ms: "
