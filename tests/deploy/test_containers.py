@@ -45,7 +45,7 @@ def test_the_last_stage_runs_as_the_same_ordinary_user_and_owns_its_home(image: 
 
 
 def test_the_gateway_can_be_one_of_many_without_torch_and_the_engine_has_vllm_and_buckets() -> None:
-    assert '".[postgres,s3]"' in text("gateway")
+    assert '".[postgres,redis,s3]"' in text("gateway")
     assert '".[cpu,s3]"' in text("engine")
 
 
