@@ -15,11 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.plan.measure import Case
+from loadtest.plan.recorded import planned_bytes
 from loadtest.processor import processor
-from loradock_adapters.planning.device import CPU
-from loradock_adapters.planning.lora_size import lora_size
 from loradock_adapters.planning.shape import ModelShape, read_shape
-from loradock_adapters.planning.training import Run, training_memory
 
 ALL = ("all-linear",)
 CASES = (
@@ -67,28 +65,12 @@ def _measured(base: Path, case: Case) -> dict[str, Any]:
     return found
 
 
-def needs(shape: ModelShape, run: dict[str, Any]) -> int:
-    """What the plan says of a recorded run: of a GPU's own allocations, or of the whole process on CPU."""
-    on_gpu = run["device"] != "cpu"
-    wanted = Run(
-        run["method"],
-        on_gpu,
-        run["batch_size"],
-        run["sequence_length"],
-        run["checkpointing"],
-        run["double_quantization"],
-        dropout=run["dropout"] > 0,
-    )
-    peak = training_memory(shape, lora_size(shape, run["rank"], run["targets"]), wanted).size_bytes
-    return peak if on_gpu else CPU.needs(peak)
-
-
 def _table(shape: ModelShape, runs: list[dict[str, Any]]) -> Table:
     drawn = Table(title=f"{shape.name} on {runs[0]['device']}", box=None)
     for name in ("run", "measured", "planned", "error", "s a step"):
         drawn.add_column(name, justify="left" if name == "run" else "right")
     for case, run in zip(CASES, runs, strict=True):
-        planned, peak = needs(shape, run), run["peak_bytes"]
+        planned, peak = planned_bytes(shape, run, on_gpu=run["device"] != "cpu"), run["peak_bytes"]
         error = f"{100 * (planned / peak - 1):+.0f} %"
         drawn.add_row(
             _words(case), f"{peak / 1e9:.2f} GB", f"{planned / 1e9:.2f} GB", error, str(run["seconds_a_step"])

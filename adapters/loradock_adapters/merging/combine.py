@@ -19,15 +19,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.check import Limits, check_adapter
 from loradock_adapters.faults import Report
 from loradock_adapters.merging.errors import MergeError
+from loradock_adapters.merging.servable import HIGHEST_RANK, require_servable
 from loradock_adapters.training.export import write_adapter
 from loradock_adapters.training.manifest import AdapterFacts
 
 Method = Literal["linear", "ties", "dare_linear", "dare_ties", "cat"]
 DENSE_METHODS = frozenset({"ties", "dare_linear", "dare_ties"})
-_HIGHEST_RANK = 512
 _NAME = "combined"
 
 
@@ -56,9 +55,7 @@ def combine(
     if out.exists():
         raise MergeError(f"{out} exists; move it away or choose another --out")
     base = BaseModel.read(base_folder)
-    reports = [check_adapter(part.folder, base, Limits(max_rank=_HIGHEST_RANK)) for part in parts]
-    for report in reports:
-        report.raise_if_faulty()
+    reports = [require_servable(part.folder, base) for part in parts]
     _require_fit(parts, reports, method, density)
     model = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.bfloat16, local_files_only=True)
     names = [f"part-{number}" for number in range(len(parts))]
@@ -81,7 +78,7 @@ def combine(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         made = Path(scratch) / out.name
         facts = write_adapter(peft, made, base_name=base.hub_id or base.name, adapter_name=_NAME)
-        check_adapter(made, base, Limits(max_rank=_HIGHEST_RANK)).raise_if_faulty()
+        require_servable(made, base)
         made.replace(out)
     return facts
 
@@ -98,8 +95,8 @@ def _require_fit(parts: Sequence[Part], reports: Sequence[Report], method: Metho
         raise MergeError(
             f"the adapters have ranks {', '.join(map(str, ranks))}; {method} takes adapters of one rank: use cat"
         )
-    if method == "cat" and sum(ranks) > _HIGHEST_RANK:
-        raise MergeError(f"the ranks add up to {sum(ranks)}; at most {_HIGHEST_RANK} can be written")
+    if method == "cat" and sum(ranks) > HIGHEST_RANK:
+        raise MergeError(f"the ranks add up to {sum(ranks)}; at most {HIGHEST_RANK} can be written")
     targets = {tuple(sorted(report.target_modules)) for report in reports}
     if len(targets) > 1:
         raise MergeError("the adapters are on different modules; train them on the same ones to combine them")

@@ -21,10 +21,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.check import Limits, check_adapter
 from loradock_adapters.digest import folder_digest
 from loradock_adapters.merging.errors import MergeError
 from loradock_adapters.merging.gap import Gap, answer_logprobs, gap
+from loradock_adapters.merging.servable import require_servable
 from loradock_adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, PeftFolder
 from loradock_adapters.training.data import Tokens, read_examples, tokenize
 from loradock_adapters.training.errors import RecipeError
@@ -32,7 +32,6 @@ from loradock_adapters.training.recipe import parse_recipe
 
 Onto = Literal["bf16", "nf4"]
 RECORD_FILE = "merge.json"
-_HIGHEST_RANK = 512
 _LONGEST = 2048
 Say = Callable[[str], None]
 
@@ -84,7 +83,7 @@ def merge_into_base(
     if out.exists():
         raise MergeError(f"{out} exists; move it away or choose another --out")
     base = BaseModel.read(base_folder)
-    check_adapter(adapter, base, Limits(max_rank=_HIGHEST_RANK)).raise_if_faulty()
+    require_servable(adapter, base)
     trained_on = _trained_on(PeftFolder.read(adapter).manifest)
     ways = _ways(onto, trained_on, measured=data is not None)
     tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)

@@ -68,13 +68,7 @@ class DataFile:
 
 def read_examples(path: Path) -> DataFile:
     """Read a JSON lines file. Raises DataError naming every faulty line (the first few, and how many)."""
-    try:
-        content = path.read_bytes()
-        lines = content.decode("utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise DataError(f"no data at {path}; run prepare.py beside the recipe if there is one") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    content, lines = read_lines(path, hint="; run prepare.py beside the recipe if there is one")
     read = numbered(lines)
     examples = [found[1] for _, found in read if not isinstance(found, str)]
     faults = [f"line {number}: {found}" for number, found in read if isinstance(found, str)]
@@ -84,6 +78,17 @@ def read_examples(path: Path) -> DataFile:
     if not examples:
         raise DataError(f"{path} has no examples")
     return DataFile(path=path, digest=hashlib.sha256(content).hexdigest(), examples=tuple(examples))
+
+
+def read_lines(path: Path, *, hint: str = "") -> tuple[bytes, list[str]]:
+    """A text file's bytes and lines. Raises DataError; `hint` is added where there is no file."""
+    try:
+        content = path.read_bytes()
+        return content, content.decode("utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise DataError(f"no data at {path}{hint}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def tokenize(tokenizer: ChatTokenizer, examples: Iterable[Example], *, max_length: int) -> TokenSet:

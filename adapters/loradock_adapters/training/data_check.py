@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from loradock_adapters.training.data import ChatTokenizer, Tokens, tokenize_one
+from loradock_adapters.training.data import ChatTokenizer, Tokens, read_lines, tokenize_one
 from loradock_adapters.training.data_report import Code, DataReport, Finding, Level, Mask, Spread
 from loradock_adapters.training.duplicates import asked_text, groups, near_pairs, whole_text
 from loradock_adapters.training.errors import DataError
@@ -61,9 +61,10 @@ def check_data(
     findings += found
     texts = [whole_text(example) for _, example in train.examples]
     lines = [number for number, _ in train.examples]
-    findings += _doubles(train, texts, lines, advance)
+    asked = [asked_text(example) for _, example in train.examples]
+    findings += _doubles(train, texts, asked, lines, advance)
     if test is not None:
-        findings += _leaks(train, test, lines, advance)
+        findings += _leaks(test, asked, lines, advance)
     labels = _labels(train)
     findings += _balance(labels, len(train.examples))
     usable = len(train.examples) - unusable
@@ -83,14 +84,9 @@ def check_data(
 
 
 def _read(path: Path) -> _File:
-    try:
-        if (size := path.stat().st_size) > _LARGEST_BYTES:
-            raise DataError(f"{path} has {size:,} bytes; at most {_LARGEST_BYTES:,} are read; divide it")
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise DataError(f"no data at {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    if path.is_file() and (size := path.stat().st_size) > _LARGEST_BYTES:
+        raise DataError(f"{path} has {size:,} bytes; at most {_LARGEST_BYTES:,} are read; divide it")
+    _, lines = read_lines(path)
     read = numbered(lines)
     good = [(number, *found) for number, found in read if not isinstance(found, str)]
     return _File(
@@ -145,7 +141,9 @@ def _tokens(
     )
 
 
-def _doubles(file: _File, texts: list[str], lines: list[int], advance: Advance) -> Iterator[Finding]:
+def _doubles(
+    file: _File, texts: list[str], questions: list[str], lines: list[int], advance: Advance
+) -> Iterator[Finding]:
     same = groups(texts)
     if same:
         count = sum(len(group) - 1 for group in same)
@@ -158,8 +156,11 @@ def _doubles(file: _File, texts: list[str], lines: list[int], advance: Advance) 
         where = tuple((lines[one], lines[other]) for one, other in near)
         text = f"{len(near)} examples are nearly the same as another one"
         yield Finding(Code.NEAR_DUPLICATE, Level.NOTE, text, "they teach little twice; vary them, or keep one", where)
-    asked = groups(asked_text(example) for _, example in file.examples)
-    torn = [group for group in asked if len({file.examples[position][1].answer.strip() for position in group}) > 1]
+    torn = [
+        group
+        for group in groups(questions)
+        if len({file.examples[position][1].answer.strip() for position in group}) > 1
+    ]
     if torn:
         where = tuple(tuple(lines[position] for position in group) for group in torn)
         text = f"{len(torn)} questions have different answers in different lines"
@@ -168,9 +169,9 @@ def _doubles(file: _File, texts: list[str], lines: list[int], advance: Advance) 
         )
 
 
-def _leaks(train: _File, test: _File, lines: list[int], advance: Advance) -> Iterator[Finding]:
+def _leaks(test: _File, questions: list[str], lines: list[int], advance: Advance) -> Iterator[Finding]:
     """Held-out examples whose question is in the training data: a figure over them measures memory."""
-    known = {asked_text(example): number for number, example in reversed(train.examples)}
+    known = dict(zip(reversed(questions), reversed(lines), strict=True))  # of equal ones the first
     asked = [asked_text(example) for _, example in test.examples]
     leaked = tuple(
         (number, known[text]) for (number, _), text in zip(test.examples, asked, strict=True) if text in known
@@ -181,8 +182,7 @@ def _leaks(train: _File, test: _File, lines: list[int], advance: Advance) -> Ite
         )
         yield Finding(Code.LEAK, Level.FAULT, text, "take them out of one of the two files", leaked)
     rest = [position for position, text in enumerate(asked) if text not in known]
-    pool = [asked_text(example) for _, example in train.examples]
-    near = near_pairs([asked[position] for position in rest], pool, advance=advance)
+    near = near_pairs([asked[position] for position in rest], questions, advance=advance)
     if near:
         where = tuple((test.examples[rest[one]][0], lines[other]) for one, other in near)
         text = f"{len(near)} of {len(asked)} held-out questions are nearly the same as one that is trained on"
