@@ -207,11 +207,6 @@ class Settings(BaseSettings):
             return value
         return PromotionGate.parse(value) if value.strip() else None
 
-    @field_validator("jwt_audience", mode="before")
-    @classmethod
-    def _split_audience(cls, value: Any) -> Any:
-        return tuple(value.split()) if isinstance(value, str) else value
-
     @field_validator("jwt_jwks_url", mode="after")
     @classmethod
     def _safe_url(cls, value: str | None) -> str | None:
@@ -244,7 +239,7 @@ class Settings(BaseSettings):
             raise ValueError("require_signature without trusted_keys would refuse every adapter; set both")
         return self
 
-    @field_validator("engine_args", mode="before")
+    @field_validator("engine_args", "jwt_audience", mode="before")
     @classmethod
     def _split_words(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value
