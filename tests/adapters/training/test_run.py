@@ -19,6 +19,7 @@ from loradock_adapters.digest import folder_digest
 from loradock_adapters.training.data import tokenize_one
 from loradock_adapters.training.errors import DataError, TrainingError, TrainingFailed
 from loradock_adapters.training.formats import Example, Message
+from loradock_adapters.training.losses import LossPoint, Step
 from loradock_adapters.training.run import TrainResult, train
 from tests.adapters.training.conftest import byte_tokenizer
 
@@ -58,11 +59,11 @@ class Heard:
     def phase(self, what: str) -> None:
         self.phases.append(what)
 
-    def stepped(self, step: int, total: int, loss: float | None) -> None:
-        self.steps.append((step, total))
+    def stepped(self, step: Step, total: int) -> None:
+        self.steps.append((step.step, total))
 
-    def evaluated(self, step: int, loss: float) -> None:
-        self.held_out.append(step)
+    def evaluated(self, point: LossPoint) -> None:
+        self.held_out.append(point.step)
 
 
 def write_recipe(folder: Path, text: str = RECIPE) -> Path:
@@ -113,6 +114,8 @@ def test_the_folder_holds_an_adapter_that_can_be_served(trained: TrainResult, ti
         "adapter_model.safetensors",
         "manifest.json",
         "loss.png",
+        "loss.html",
+        "train.jsonl",
     }
     assert trained.folder.parent.name == "out"
     assert [path.name for path in trained.folder.parent.iterdir()] == ["greeter"]
@@ -210,4 +213,4 @@ def test_a_run_that_learns_nothing_fails_and_leaves_no_folder(tiny_base: Path, t
     with pytest.raises(TrainingFailed, match="still zero"):
         train(write_recipe(tmp_path, text), tiny_base, tmp_path / "out")
 
-    assert not (tmp_path / "out").exists()
+    assert not any((tmp_path / "out").iterdir())
