@@ -31,6 +31,7 @@ from loradock_adapters.training.errors import TrainingFailed
 from loradock_adapters.training.losses import Losses, LossPoint
 from loradock_adapters.training.progress import TrainingProgress
 from loradock_adapters.training.recipe import QuantizationRecipe, Recipe
+from loradock_adapters.training.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def fit(
     progress: TrainingProgress,
 ) -> Fitted:
     """Train one adapter. Raises TrainingFailed when the loss is not finite or the adapter is still zero."""
+    schedule = recipe.training.schedule(len(train.examples))
     set_seed(recipe.training.seed)
     progress.phase("loading the base model")
     model = AutoModelForCausalLM.from_pretrained(
@@ -64,7 +66,7 @@ def fit(
     with tempfile.TemporaryDirectory(prefix="loradock-train-") as scratch:
         trainer = SFTTrainer(
             model=model,
-            args=_arguments(recipe, scratch, evaluates=held_out is not None),
+            args=_arguments(recipe, schedule, scratch, evaluates=held_out is not None),
             train_dataset=_dataset(train),
             eval_dataset=None if held_out is None else _dataset(held_out),
             processing_class=tokenizer,
@@ -80,7 +82,7 @@ def fit(
         began = time.monotonic()
         trainer.train()
         seconds = time.monotonic() - began
-        if held_out is not None and recorder.held_out[-1].step != recipe.training.steps:
+        if held_out is not None and recorder.held_out[-1].step != schedule.steps:
             progress.phase("measuring the adapter")
             trainer.evaluate()
     _judge(trainer.model, recorder)
@@ -138,20 +140,20 @@ def _lora(recipe: Recipe) -> LoraConfig:
     )
 
 
-def _arguments(recipe: Recipe, scratch: str, *, evaluates: bool) -> SFTConfig:
+def _arguments(recipe: Recipe, schedule: Schedule, scratch: str, *, evaluates: bool) -> SFTConfig:
     training = recipe.training
     return SFTConfig(
         output_dir=scratch,
         use_cpu=not torch.cuda.is_available(),
         bf16=True,
-        max_steps=training.steps,
+        max_steps=schedule.steps,
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
         gradient_accumulation_steps=training.gradient_accumulation,
         gradient_checkpointing=training.gradient_checkpointing,
         learning_rate=training.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=training.warmup_steps,
+        warmup_steps=schedule.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         optim="adamw_torch",
