@@ -24,6 +24,8 @@ CACHE = ROOT / "var/cache"
 EXAMPLES = ROOT / "adapters/examples"
 LORADOCK = Path(sys.executable).with_name("loradock")
 START_SECONDS = 480
+CLIENTS: list[openai.OpenAI] = []
+"""Made by `Server.client` and perhaps open."""
 
 
 class Server:
@@ -81,7 +83,10 @@ class Server:
         return "\n".join([*lines, self.printed()[-3000:], self.engine_log()[-3000:]])
 
     def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, **options)
+        """Closed after the test by conftest, if not sooner: one that is left to the collector fails another test."""
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, **options)
+        CLIENTS.append(client)
+        return client
 
     def async_client(self, **options: Any) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, **options)
