@@ -124,7 +124,7 @@ class RootGroup(LazyGroup):
         ),
         "evaluate": Lazy(
             "loradock_server.cli.evaluate:evaluate",
-            "Compare an adapter with its base, prompted or not: promote, don't, or not enough data.",
+            "Compare an adapter with its base, and with its base under a good prompt, on held-out examples.",
             _MAKE,
             examples("""
                 loradock evaluate home-commands@2 --data held_out.jsonl --train train.jsonl --prompt prompt.txt
