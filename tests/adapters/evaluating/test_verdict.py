@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from loradock_adapters.evaluating.contenders import Role
 from loradock_adapters.evaluating.statistics import Comparison
 from loradock_adapters.evaluating.verdict import Rules, decide
 
@@ -34,7 +35,7 @@ def test_against_the_base_alone() -> None:
 
 
 def test_forgetting_counts_only_where_a_limit_was_set_and_as_far_as_it_is_certain() -> None:
-    gains = {"base": over(0.4, 0.5, 0.6)}
+    gains: dict[Role, Comparison] = {"base": over(0.4, 0.5, 0.6)}
     forgot = over(-0.3, -0.2, -0.15, n=40)
     assert decide(gains, "base", Rules(), forgot).kind == "promote"
     assert decide(gains, "base", Rules(max_forgetting=0.16), forgot).kind == "promote"
