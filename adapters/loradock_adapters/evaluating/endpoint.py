@@ -69,7 +69,7 @@ class Endpoint:
     async def _ask(self, method: str, path: str, content: bytes | None) -> Mapping[str, Any]:
         headers = {} if content is None else {"content-type": "application/json"}
         loop = asyncio.get_running_loop()
-        until, wait = loop.time() + self._patience, 0.5
+        until, wait = loop.time() + self._patience, 0.125
         while True:
             asked: float | None = None
             try:

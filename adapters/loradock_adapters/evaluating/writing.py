@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from loradock_adapters.evaluating.errors import CannotEvaluate
+from loradock_adapters.evaluating.html import page
 from loradock_adapters.evaluating.outcome import Outcome
 from loradock_adapters.evaluating.report import report, summary
 
@@ -16,6 +17,7 @@ def write(outcome: Outcome, folder: Path) -> None:
     """Raises CannotEvaluate when the folder cannot be written."""
     _replace(folder / "report.json", json.dumps(report(outcome), indent=2, ensure_ascii=False) + "\n")
     _replace(folder / "evaluation.json", json.dumps(summary(outcome), indent=2) + "\n")
+    _replace(folder / "report.html", page(outcome))
 
 
 def _replace(path: Path, text: str) -> None:

@@ -47,7 +47,7 @@ def say(output: Output, outcome: Outcome, folder: Path, *, attached: bool) -> No
         "",
         Text("verdict: ", "bold")
         + Text(outcome.verdict.line, _COLOURS[outcome.verdict.kind])
-        + Text(f" ({outcome.deciding.metric.name} {_gain(outcome.deciding, gain)}, p = {p_value(gain.p)})"),
+        + Text(f" ({outcome.deciding.metric.name} {_gain(outcome.deciding, gain)}, p {p_value(gain.p)})"),
         Text(f"report: {folder / 'report.html'}" + (f"; attached to {outcome.adapter.id}" if attached else ""), "dim"),
     )
     if outcome.verdict.kind == "promote":
