@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +18,10 @@ from loradock_adapters.digest import folder_digest
 from loradock_adapters.training.data import tokenize_one
 from loradock_adapters.training.errors import DataError, TrainingError, TrainingFailed
 from loradock_adapters.training.formats import Example, Message
+from loradock_adapters.training.losses import LossPoint, Step
 from loradock_adapters.training.run import TrainResult, train
 from tests.adapters.training.conftest import byte_tokenizer
+from tests.adapters.training.making import manifest_of, write_recipe
 
 RECIPE = """
 name = "greeter"
@@ -58,23 +59,11 @@ class Heard:
     def phase(self, what: str) -> None:
         self.phases.append(what)
 
-    def stepped(self, step: int, total: int, loss: float | None) -> None:
-        self.steps.append((step, total))
+    def stepped(self, step: Step, total: int) -> None:
+        self.steps.append((step.step, total))
 
-    def evaluated(self, step: int, loss: float) -> None:
-        self.held_out.append(step)
-
-
-def write_recipe(folder: Path, text: str = RECIPE) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.toml").write_text(text)
-    for name, count in (("train", 12), ("held_out", 6)):
-        rows = [
-            {"messages": [{"role": "user", "content": f"hi {i}"}, {"role": "assistant", "content": "hello"}]}
-            for i in range(count)
-        ]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return folder / "recipe.toml"
+    def evaluated(self, point: LossPoint) -> None:
+        self.held_out.append(point.step)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +74,7 @@ def heard() -> Heard:
 @pytest.fixture(scope="module")
 def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, heard: Heard) -> TrainResult:
     folder = tmp_path_factory.mktemp("run")
-    return train(write_recipe(folder), tiny_base, folder / "out", heard)
-
-
-def manifest_of(result: TrainResult) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((result.folder / "manifest.json").read_text())
-    return document
+    return train(write_recipe(folder, RECIPE), tiny_base, folder / "out", heard)
 
 
 def test_the_loss_falls_on_what_was_trained_and_on_what_was_held_out(trained: TrainResult) -> None:
@@ -113,6 +97,8 @@ def test_the_folder_holds_an_adapter_that_can_be_served(trained: TrainResult, ti
         "adapter_model.safetensors",
         "manifest.json",
         "loss.png",
+        "loss.html",
+        "train.jsonl",
     }
     assert trained.folder.parent.name == "out"
     assert [path.name for path in trained.folder.parent.iterdir()] == ["greeter"]
@@ -180,7 +166,7 @@ def test_the_loss_curve_is_a_picture(trained: TrainResult) -> None:
 
 
 def test_the_same_recipe_gives_the_same_bytes(trained: TrainResult, tiny_base: Path, tmp_path: Path) -> None:
-    again = train(write_recipe(tmp_path), tiny_base, tmp_path / "out")
+    again = train(write_recipe(tmp_path, RECIPE), tiny_base, tmp_path / "out")
 
     assert manifest_of(again)["adapter"]["digest"] == manifest_of(trained)["adapter"]["digest"]
     assert manifest_of(again)["losses"] == manifest_of(trained)["losses"]
@@ -190,11 +176,11 @@ def test_an_adapter_that_is_there_is_not_overwritten(tiny_base: Path, tmp_path: 
     (tmp_path / "out" / "greeter").mkdir(parents=True)
 
     with pytest.raises(TrainingError, match=r"greeter exists; move it away or choose another --out"):
-        train(write_recipe(tmp_path), tiny_base, tmp_path / "out")
+        train(write_recipe(tmp_path, RECIPE), tiny_base, tmp_path / "out")
 
 
 def test_bad_data_is_refused_before_anything_is_loaded(tmp_path: Path, tiny_base: Path) -> None:
-    recipe = write_recipe(tmp_path)
+    recipe = write_recipe(tmp_path, RECIPE)
     (tmp_path / "held_out.jsonl").write_text("{}\n")
     heard = Heard()
 
@@ -210,4 +196,4 @@ def test_a_run_that_learns_nothing_fails_and_leaves_no_folder(tiny_base: Path, t
     with pytest.raises(TrainingFailed, match="still zero"):
         train(write_recipe(tmp_path, text), tiny_base, tmp_path / "out")
 
-    assert not (tmp_path / "out").exists()
+    assert not any((tmp_path / "out").iterdir())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,11 +47,16 @@ class _Result:
     folder: Path
     losses: Losses
     seconds: float
+    tokens_per_second: float = 800.0
+    peak_bytes: dict[str, int] = field(default_factory=lambda: {"process": 1_500_000_000})
+    best_step: int | None = None
+    stopped_at: int | None = None
 
 
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = ModuleType("loradock_adapters.training.run")
+    module.How = lambda *arguments, **options: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module
 
@@ -74,7 +79,7 @@ def test_a_wrong_recipe_is_exit_code_2_and_a_failed_run_1(
 def test_a_trained_adapter_goes_into_the_home_folder_and_the_next_steps_are_named(
     loradock: Callable[..., Result], training: ModuleType, home: Path, tmp_path: Path
 ) -> None:
-    def train(recipe: Path, base: Path, out: Path, progress: Any) -> _Result:
+    def train(recipe: Path, base: Path, out: Path, *others: Any) -> _Result:
         losses = Losses(train=(LossPoint(1, 2.5), LossPoint(2, 0.25)), held_out=())
         return _Result(recipe.stem, out / recipe.stem, losses, 61.0)
 
