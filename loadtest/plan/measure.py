@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from loradock_adapters.planning.processor import timed_processor
+from loradock_adapters.planning.shape import read_shape
+
 STEPS = 6
 
 
@@ -78,7 +81,9 @@ def measure(folder: Path, case: Case) -> dict[str, Any]:
             "peak_bytes": torch.cuda.max_memory_allocated(),
             "reserved_bytes": torch.cuda.max_memory_reserved(),
         }
-    return found | {"device": "cpu", "peak_bytes": resident_peak(), "imported_bytes": before}
+    found |= {"device": "cpu", "peak_bytes": resident_peak(), "imported_bytes": before}
+    speed = timed_processor(read_shape(folder))
+    return found | {"tflops": speed.tflops, "unpacked_per_second": speed.unpacked_per_second}
 
 
 def resident_peak() -> int:

@@ -98,10 +98,10 @@ class Server:
         headers = {"authorization": f"Bearer {self.key}"}
         return httpx.post(self.url + path, json=body, headers=headers, trust_env=False, timeout=60)
 
-    def loradock(self, *args: str) -> Any:
+    def loradock(self, *args: str, timeout: float = 120) -> Any:
         """Run the command line on this machine, as its operator would; returns the JSON it prints."""
         done = subprocess.run(
-            [LORADOCK, *args, "--json"], env=self.env, cwd=self.home, capture_output=True, timeout=120, check=False
+            [LORADOCK, *args, "--json"], env=self.env, cwd=self.home, capture_output=True, timeout=timeout, check=False
         )
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
         return json.loads(done.stdout)

@@ -12,7 +12,8 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`tflops`: bf16 matrix products without sparsity, as the data sheet has them; None where nobody says.
+    """`tflops`: bf16 matrix products without sparsity, as the data sheet has them, or as `processor` timed them; None
+    where nobody says. `unpacked_per_second`: NF4 numbers made bf16, of a processor only: a GPU does it on the way.
 
     `taken_bytes`: what the driver's context or the process's libraries hold besides; `spill`: what the allocator holds
     on top of what is used, as a share.
@@ -23,6 +24,7 @@ class Device:
     tflops: float | None
     taken_bytes: int
     spill: float
+    unpacked_per_second: float | None = None
 
     @property
     def is_gpu(self) -> bool:

@@ -1,7 +1,8 @@
 """How long a training step takes, roughly: its arithmetic over what a device does of it in practice.
 
 Good to a factor of two, to tell minutes from days. Small models on fast GPUs are not held up by arithmetic but by the
-host that starts thousands of small kernels; that is counted too.
+host that starts thousands of small kernels; that is counted too. A processor unpacks NF4 weights in every pass, which
+small batches feel.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from loradock_adapters.planning.training import Run
 
 # Seen on an H100: 300 of 989 TFLOP/s where the arithmetic was the limit.
 _GPU_SHARE = 0.30
+# Of the speed of bare matrix products, on a processor (loadtest/plan/cpu.json): the rest is everything in between.
+_CPU_SHARE = 0.5
 # Seconds that the host needs to start a layer's kernels, forwards and backwards, and more for each adapted module.
 _LAYER_SECONDS = 0.0021
 _MODULE_SECONDS = 0.0011
@@ -35,6 +38,14 @@ def step_seconds(shape: ModelShape, lora: LoraSize, run: Run, device: Device) ->
     if device.tflops is None:
         return None
     modules = 0 if run.method == "full" else len(lora.targets)
+    if not device.is_gpu:
+        return step_flops(shape, lora, run) / (device.tflops * 1e12 * _CPU_SHARE) + _unpacking(shape, run, device)
     host = shape.layers * (_LAYER_SECONDS + modules * _MODULE_SECONDS) * (_ANEW if run.checkpointing else 1)
-    share = _GPU_SHARE if device.is_gpu else 1.0
-    return max(step_flops(shape, lora, run) / (device.tflops * 1e12 * share), host)
+    return max(step_flops(shape, lora, run) / (device.tflops * 1e12 * _GPU_SHARE), host)
+
+
+def _unpacking(shape: ModelShape, run: Run, device: Device) -> float:
+    """Seconds in which a processor makes bf16 of NF4 weights: forwards, backwards, and for what is computed anew."""
+    if run.method != "qlora" or device.unpacked_per_second is None:
+        return 0.0
+    return (3 if run.checkpointing else 2) * shape.linear_parameters / device.unpacked_per_second

@@ -13,8 +13,9 @@ import torch
 
 from loradock_adapters.errors import BaseModelError
 from loradock_adapters.planning.choice import Choice, judge
-from loradock_adapters.planning.device import CPU, GPU, GPUS, Device
+from loradock_adapters.planning.device import GPU, GPUS, Device
 from loradock_adapters.planning.lora_size import lora_size
+from loradock_adapters.planning.processor import timed_processor
 from loradock_adapters.planning.shape import ModelShape, read_shape
 from loradock_adapters.planning.training import Run
 from loradock_adapters.training.preparation import Prepared
@@ -22,8 +23,8 @@ from loradock_adapters.training.preparation import Prepared
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of the longest batch that can come up. `memory_bytes`: what there is; `seconds` is None on a CPU, whose speed
-    the first steps tell.
+    """Of the longest batch that can come up. `memory_bytes`: what there is; `seconds` is None on a GPU that no data
+    sheet is known of.
     """
 
     device: str
@@ -56,7 +57,7 @@ def cost_of(prepared: Prepared, shape: ModelShape) -> Cost:
     """On what this process would train on."""
     recipe = prepared.recipe
     training = recipe.training
-    device, memory = _device()
+    device, memory = _device(shape)
     run = Run(
         "qlora" if recipe.quantization.type == "nf4" else "lora",
         device.is_gpu,
@@ -79,9 +80,9 @@ def shape_of(prepared: Prepared) -> ModelShape | None:
         return None
 
 
-def _device() -> tuple[Device, int]:
+def _device(shape: ModelShape) -> tuple[Device, int]:
     if not torch.cuda.is_available():
-        return CPU, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return timed_processor(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     facts = torch.cuda.get_device_properties(0)
     words = str(facts.name).lower().replace(" ", "-")
     known = next((device for name, device in GPUS.items() if name in words), GPU)

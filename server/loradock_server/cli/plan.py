@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from loradock_adapters.planning.choice import Choice, choose, judge, least
-from loradock_adapters.planning.device import CPU, GIB, Device, find_device
+from loradock_adapters.planning.device import GIB, Device, find_device
 from loradock_adapters.planning.lora_size import LoraSize, explain, lora_size
+from loradock_adapters.planning.processor import timed_processor
 from loradock_adapters.planning.serving import Service, host_memory, serving_memory
 from loradock_adapters.planning.shape import ModelShape, read_shape
 from loradock_adapters.planning.terms import Sum
@@ -88,6 +89,9 @@ def plan(
         shape = _shape(model)
         lora = lora_size(shape, rank, [name.strip() for name in targets.split(",") if name.strip()])
         device = find_device(device_name)
+        if not device.is_gpu:
+            output.step("timing this processor")
+            device = timed_processor(shape)
         wanted = Run(
             "lora",
             device.is_gpu,
@@ -247,7 +251,7 @@ def _memory(text: str | None, device: Device) -> int:
     if text is None:
         if device.memory_bytes is not None:
             return device.memory_bytes
-        if device is CPU:
+        if not device.is_gpu:
             return int(psutil.virtual_memory().total)
         raise Unreadable(f"nothing says how much memory {device.name!r} has", fix="--memory 24GiB, for instance")
     found = _SIZE.fullmatch(text.strip())
