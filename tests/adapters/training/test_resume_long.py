@@ -1,6 +1,6 @@
 """The real base and the real command, killed from outside at moments that nobody chose. With LONG_TESTS=1.
 
-It takes the bundled base of this checkout's home folder, or of LORADOCK_TEST_BASE.
+It takes the bundled base of LORADOCK_HOME, by default this checkout's home folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-BASE = Path(os.environ.get("LORADOCK_TEST_BASE", Path(__file__).parents[3] / "var/base/smollm2-135m-instruct"))
+BASE = Path(os.environ.get("LORADOCK_HOME", Path(__file__).parents[3] / "var")) / "base/smollm2-135m-instruct"
 RECIPE = """
 name = "lights"
 base = "HuggingFaceTB/SmolLM2-135M-Instruct"
