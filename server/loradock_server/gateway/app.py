@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import LoraDockError
@@ -99,7 +100,8 @@ def create_app(
     place: Place = ALONE,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
-    """The application; its `state.services` are for whoever runs it.
+    """The application. For whoever runs it: `state.services`, and `state.direct`, which are the same answers to POST by
+    path, without a look at all the other routes.
 
     `base_name` is the base model's name for clients and `local_key` one more admin key. `gateway_id` is the name under
     which the engine keeps this gateway's usage records (`identity`); without one, a new one. `place` says which of
@@ -128,8 +130,8 @@ def create_app(
     )
     app.state.services = services
     # First, because routes are tried in order and these are the busy ones.
-    busy = {one.path: Route(one.path, InferenceRoute(one, services), methods=["POST"]) for one in OPERATIONS}
-    app.router.routes.extend(busy.values())
+    busy = [Route(one.path, InferenceRoute(one, services), methods=["POST"]) for one in OPERATIONS]
+    app.router.routes.extend(busy)
     for part in (
         models,
         stored_responses,
@@ -149,9 +151,22 @@ def create_app(
         describe,
     ):
         app.include_router(part.build_router(services))
-    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain, busy=busy)
+    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
+    app.state.direct = {
+        route.path.encode(): Observe(_at(route), tracer=services.tracer, drain=services.drain) for route in busy
+    }
     _answer_errors(app)
     return app
+
+
+def _at(route: Route) -> ASGIApp:
+    """The route as an application of its own, for requests that are known to be for it."""
+
+    async def asked(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = route
+        await route.app(scope, receive, send)
+
+    return asked
 
 
 def _build(

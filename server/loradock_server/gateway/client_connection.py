@@ -1,7 +1,7 @@
 """One client's connection: how long its heads may take and be, and how long it may leave what we send unread.
 
-Uvicorn bounds none of that, and tells of bytes that are no HTTP in plain text. It knows no route and no body; the time
-for a body is `asgi`'s business.
+Uvicorn bounds none of that, and tells of bytes that are no HTTP in plain text. Requests for the busiest routes go
+there directly. It knows nothing else of routes, and no body: the time for a body is `asgi`'s business.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from loradock_server import wire
+from loradock_server.gateway.alarms import Alarms
 from loradock_server.gateway.corked import Corked
+from loradock_server.gateway.direct import DirectCycle
 from loradock_server.gateway.errors import http_error
 
 MAX_HEAD_BYTES = 64 << 10
@@ -23,9 +28,15 @@ _log = logging.getLogger(__name__)
 
 
 class ClientConnection(HttpToolsProtocol):
-    """Make a subclass with `patience_seconds` for uvicorn, which builds one for each connection."""
+    """Make a subclass with `patience_seconds` for uvicorn, which builds one for each connection.
+
+    `keep_alives` end connections that lie idle. `direct` are the applications for POST to these paths, past the one
+    that uvicorn was given.
+    """
 
     patience_seconds: float
+    keep_alives: Alarms
+    direct: Mapping[bytes, ASGIApp] = MappingProxyType({})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,18 +58,24 @@ class ClientConnection(HttpToolsProtocol):
         self._cancel_head_timer()
         self._cancel_unread_timer()
         super().connection_lost(exc)
+        if isinstance(self.cycle, DirectCycle):
+            self.cycle.tell_gone()
 
     def data_received(self, data: bytes) -> None:
         self._head_began = False
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._in_head and not self._head_began:
-            # All of it belongs to a head that has no end yet. The parser tells of whole headers only.
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse_head()
-                self.send_400_response("")
+        if self._in_head:
+            if not self._head_began:
+                # All of it belongs to a head that has no end yet. The parser tells of whole headers only.
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self._refuse_head()
+                    self.send_400_response("")
+                    return
+            if self._head_timer is None:
+                self._expect_head()
         elif self._head_timer is None and self.timeout_keep_alive_task is None and not self._is_answering:
             self._expect_head()  # bytes that begin no request end the wait for one, but not for ever
 
@@ -70,8 +87,6 @@ class ClientConnection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = self._head_began = True
         self._head_bytes = 0
-        if self._head_timer is None:
-            self._expect_head()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -84,7 +99,33 @@ class ClientConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._cancel_head_timer()
-        super().on_headers_complete()
+        app = self.direct.get(self.url)
+        if app is None or self._is_answering or not self._is_plain_post():
+            super().on_headers_complete()
+            return
+        self.scope["method"] = "POST"
+        self.scope["path"] = self.url.decode("ascii")
+        self.scope["raw_path"] = self.url
+        self.scope["query_string"] = b""
+        self.cycle = DirectCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self._corked.expect_whole()
+        self._start_asgi_task(self.cycle, app)  # type: ignore[arg-type]  # Starlette and uvicorn each have their types
+
+    def _is_plain_post(self) -> bool:
+        parser = self.parser
+        return parser.get_method() == b"POST" and parser.get_http_version() == "1.1" and not parser.should_upgrade()
 
     def _measure(self, size: int) -> None:
         self._head_bytes += size
@@ -149,6 +190,13 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._corked.expect_head()
+        if not self.pipeline and not self.transport.is_closing():
+            # As uvicorn has it, but for the timer.
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.keep_alives.start(self.timeout_keep_alive_handler)  # type: ignore[assignment]
+            return
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect_reading()

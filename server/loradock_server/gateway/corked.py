@@ -26,6 +26,10 @@ class Corked:
         """Hold the next write back until another one comes, or this turn of the loop is over."""
         self._holds_next = True
 
+    def expect_whole(self) -> None:
+        """Hold nothing back: heads come with what follows them until `expect_head` is called again."""
+        self._holds_next = False
+
     def write(self, data: bytes) -> None:
         if self._held is not None:
             data, self._held = self._held + data, None

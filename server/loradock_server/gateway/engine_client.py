@@ -66,7 +66,12 @@ class EngineClient:
         self._headers = {wire.TOKEN: token, wire.GATEWAY: gateway_id}
         self._gateway_id = gateway_id
         self.timeouts = timeouts
-        self.line = EngineLine(address, {**self._headers, "content-type": "application/json"}, connect=timeouts.connect)
+        self.line = EngineLine(
+            address,
+            {**self._headers, "content-type": "application/json"},
+            connect=timeouts.connect,
+            total=timeouts.total,
+        )
         self._session: aiohttp.ClientSession | None = None
         self._answering: set[asyncio.Task[Any]] = set()
         self.is_cut = False
@@ -227,9 +232,7 @@ class Asked:
         client = self._client
         self._task = client.begin()
         try:
-            self._reply = await client.line.post(
-                self._path, self._body, self._headers, total=client.timeouts.total, pause=self._pause
-            )
+            self._reply = await client.line.post(self._path, self._body, self._headers, pause=self._pause)
         except BaseException as error:
             self._end(error)
             raise

@@ -20,6 +20,8 @@ from starlette.types import Receive, Scope, Send
 from loradock_server import wire
 from loradock_server.gateway import fast_json
 from loradock_server.gateway.asgi import (
+    DIRECT,
+    Direct,
     DisconnectWatch,
     read_body,
     send_answer,
@@ -62,11 +64,13 @@ class InferenceRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call: Call = scope[CALL]
+        direct: Direct | None = scope.get(DIRECT)
         exchange = Exchange(call.request_id, self.operation, call.span)
         answer = Answer(exchange, send)
         try:
-            body = await self._admit(call, exchange, receive)
-            await self._forward(exchange, body, receive, answer)
+            body = await self._admit(call, exchange, receive, direct)
+            with DisconnectWatch(receive, direct) as watch:
+                await self._forward(exchange, body, answer, watch)
         except ClientGone as error:
             exchange.code, exchange.error = CLIENT_GONE_STATUS, error
         except asyncio.CancelledError as error:
@@ -82,14 +86,14 @@ class InferenceRoute:
             self._services.limiter.finish(exchange)
             self._services.ledger.finish(exchange)
 
-    async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
+    async def _admit(self, call: Call, exchange: Exchange, receive: Receive, direct: Direct | None) -> dict[str, Any]:
         """Who asks, what for, and who will answer."""
         caller = await self._services.auth.inference(call.headers)
         exchange.caller, exchange.tenant = caller.id, caller.tenant or ""
         exchange.holder = caller
         require_json(call.headers.get("content-type"))
         settings = self._services.settings
-        raw = await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout)
+        raw = await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout, direct)
         body = parse_request(raw)
         model = body.get("model")
         if not isinstance(model, str) or not model:
@@ -120,7 +124,7 @@ class InferenceRoute:
         metadata = body.get("metadata")
         return metadata.get("user_id") if isinstance(metadata, dict) else None
 
-    async def _forward(self, exchange: Exchange, body: dict[str, Any], receive: Receive, answer: Answer) -> None:
+    async def _forward(self, exchange: Exchange, body: dict[str, Any], answer: Answer, watch: DisconnectWatch) -> None:
         target = exchange.target
         assert target is not None
         exchange.open_span(
@@ -143,14 +147,13 @@ class InferenceRoute:
         body["model"] = target.model if computes else self._services.table.base_name
         exchange.sent = computes
         try:
-            with DisconnectWatch(receive) as watch:
-                async with self._services.engine.post(
-                    self.operation.engine_path, fast_json.encode(body), headers, stream=exchange.stream
-                ) as upstream:
-                    exchange.residency = upstream.headers.get(wire.RESIDENCY)
-                    if exchange.residency:
-                        exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
-                    await answer.relay(upstream, watch)
+            async with self._services.engine.post(
+                self.operation.engine_path, fast_json.encode(body), headers, stream=exchange.stream
+            ) as upstream:
+                exchange.residency = upstream.headers.get(wire.RESIDENCY)
+                if exchange.residency:
+                    exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
+                await answer.relay(upstream, watch)
         except EngineUnavailable:
             exchange.sent = False  # a dead engine reports no usage
             raise

@@ -44,7 +44,8 @@ class Bucket:
     @property
     def left(self) -> int:
         """How much may be taken now."""
-        return max(0, int(self.limit - self.content + SLACK))
+        left = int(self.limit - self.content + SLACK)
+        return left if left > 0 else 0
 
     @property
     def seconds_to_empty(self) -> float:

@@ -54,7 +54,10 @@ def duration(seconds: float) -> str:
 def _tighter(one: Bucket | None, other: Bucket | None) -> Bucket | None:
     if one is None or other is None:
         return one or other
-    return min(one, other, key=lambda bucket: (bucket.left, -bucket.seconds_to_empty))
+    left, others = one.left, other.left
+    if left == others:
+        return one if one.content * other.limit >= other.content * one.limit else other  # by when it is empty
+    return one if left < others else other
 
 
 def _three(kind: str, limit: int, left: int, reset: float) -> Headers:
