@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import LoraDockError
@@ -153,20 +152,11 @@ def create_app(
         app.include_router(part.build_router(services))
     app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
     app.state.direct = {
-        route.path.encode(): Observe(_at(route), tracer=services.tracer, drain=services.drain) for route in busy
+        route.path.encode(): Observe(route.app, tracer=services.tracer, drain=services.drain, route=route)
+        for route in busy
     }
     _answer_errors(app)
     return app
-
-
-def _at(route: Route) -> ASGIApp:
-    """The route as an application of its own, for requests that are known to be for it."""
-
-    async def asked(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["route"] = route
-        await route.app(scope, receive, send)
-
-    return asked
 
 
 def _build(

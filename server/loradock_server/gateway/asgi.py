@@ -24,15 +24,16 @@ _UNWATCHED_SECONDS = 0.01
 class Direct(Protocol):
     """The client's connection as far as it tells more, and tells it more cheaply, than ASGI's messages do.
 
-    `whole_body` is the request's body if all of it was here before anybody asked for it; `receive` does not give it
-    then. `when_gone` is called when the client hangs up.
+    `when_gone` is called when the client hangs up.
     """
 
-    whole_body: bytes | None
     when_gone: Callable[[], None] | None
 
     @property
     def is_gone(self) -> bool: ...
+
+    def whole_body(self) -> bytes | None:
+        """The request's body, if all of it is here already; then nobody is to `receive` it, or has begun to."""
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -88,10 +89,10 @@ async def read_body(
     """The whole body. Raises TooLarge over `limit` bytes, ClientTooSlow when it takes longer than that, and ClientGone
     when the client leaves halfway.
     """
-    if direct is not None and direct.whole_body is not None:
-        if len(direct.whole_body) > limit:
-            raise _too_large(len(direct.whole_body), limit)
-        return direct.whole_body
+    if direct is not None and (whole := direct.whole_body()) is not None:
+        if len(whole) > limit:
+            raise _too_large(len(whole), limit)
+        return whole
     body = Body(receive, None)
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:

@@ -18,11 +18,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from loradock_server import wire
 from loradock_server.gateway.alarms import Alarms
+from loradock_server.gateway.asgi import DIRECT
 from loradock_server.gateway.corked import Corked
 from loradock_server.gateway.direct import DirectCycle
 from loradock_server.gateway.errors import http_error
 
 MAX_HEAD_BYTES = 64 << 10
+
+_TOO_LONG = (431, f"the request line and headers have more than {MAX_HEAD_BYTES} bytes; send fewer")
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ class ClientConnection(HttpToolsProtocol):
                 # All of it belongs to a head that has no end yet. The parser tells of whole headers only.
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEAD_BYTES:
-                    self._refuse_head()
+                    self._refusal = _TOO_LONG
                     self.send_400_response("")
                     return
             if self._head_timer is None:
@@ -90,11 +93,19 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        self._measure(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._measure(len(name) + len(value) + 4)
+        # As uvicorn has it: this is called too often for another call of its own.
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -107,7 +118,7 @@ class ClientConnection(HttpToolsProtocol):
         self.scope["path"] = self.url.decode("ascii")
         self.scope["raw_path"] = self.url
         self.scope["query_string"] = b""
-        self.cycle = DirectCycle(
+        self.cycle = cycle = DirectCycle(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -120,21 +131,17 @@ class ClientConnection(HttpToolsProtocol):
             keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        self.scope[DIRECT] = cycle  # type: ignore[literal-required]  # ASGI leaves room for others' keys
         self._corked.expect_whole()
-        self._start_asgi_task(self.cycle, app)  # type: ignore[arg-type]  # Starlette and uvicorn each have their types
+        self._start_asgi_task(cycle, app)  # type: ignore[arg-type]  # Starlette and uvicorn each have their types
 
     def _is_plain_post(self) -> bool:
         parser = self.parser
         return parser.get_method() == b"POST" and parser.get_http_version() == "1.1" and not parser.should_upgrade()
 
-    def _measure(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
-            raise ValueError(self._refusal)  # the parser stops, and uvicorn calls `send_400_response`
-
     def _refuse_head(self) -> None:
-        self._refusal = (431, f"the request line and headers have more than {MAX_HEAD_BYTES} bytes; send fewer")
+        self._refusal = _TOO_LONG
+        raise ValueError(self._refusal)  # the parser stops, and uvicorn calls `send_400_response`
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(self.patience_seconds, self._head_is_late)

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
+from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
-
-from loradock_server.gateway.asgi import DIRECT
 
 
 class DirectCycle(RequestResponseCycle):
     """Takes one answer: a start with `content-length` and its whole body, or a start and chunks."""
 
-    whole_body: bytes | None = None
     when_gone: Callable[[], None] | None = None
     _head: bytes | None = None
 
@@ -26,12 +23,12 @@ class DirectCycle(RequestResponseCycle):
     def is_gone(self) -> bool:
         return self.disconnected
 
-    async def run_asgi(self, app: ASGI3Application) -> None:
-        self.scope[DIRECT] = self  # type: ignore[literal-required]  # ASGI leaves room for others' keys
-        if not self.more_body:
-            self.whole_body, self.body = bytes(self.body), bytearray()
-            self.flow.resume_reading()
-        await super().run_asgi(app)
+    def whole_body(self) -> bytes | None:
+        if self.more_body:
+            return None
+        body, self.body = bytes(self.body), bytearray()
+        self.flow.resume_reading()
+        return body
 
     def tell_gone(self) -> None:
         """The client has hung up."""

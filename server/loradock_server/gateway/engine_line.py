@@ -104,7 +104,14 @@ class Reply:
                 raise self.error
             if self.complete:
                 return b""
-            await self._something()
+            await self.something()
+        return self._take()
+
+    def rest(self) -> bytes | None:
+        """What `read` would still give, if its end is here already."""
+        return self._take() if self.complete else None
+
+    def _take(self) -> bytes:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._size = 0
@@ -126,13 +133,6 @@ class Reply:
         self._timer.cancel()
         if not self.complete:
             self._connection.abort()
-
-    async def head(self) -> None:
-        """Wait for status and headers."""
-        while not self.began:
-            if self.error is not None:
-                raise self.error
-            await self._something()
 
     def feed(self, data: bytes) -> None:
         self._parts.append(data)
@@ -158,12 +158,10 @@ class Reply:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _something(self) -> None:
+    def something(self) -> asyncio.Future[None]:
+        """Done when something came, or went wrong; for one who waits at a time."""
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _due(self) -> float:
         return self._deadline if self._pause is None else min(self._deadline, self._heard + self._pause)
@@ -336,7 +334,10 @@ class EngineLine:
         reply = Reply(self, connection, asyncio.get_running_loop(), pause)
         connection.request(data, reply)
         try:
-            await reply.head()
+            while not reply.began:
+                if reply.error is not None:
+                    raise reply.error
+                await reply.something()
         except BaseException:
             reply.close()
             raise

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loradock_server import wire
@@ -44,10 +45,11 @@ class Call:
 
 
 class Observe:
-    """Wraps the application, or one of its routes."""
+    """Wraps the application; or the one route that all requests are for, which is `route` then."""
 
-    def __init__(self, app: ASGIApp, *, tracer: Tracer, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, *, tracer: Tracer, drain: Drain, route: Route | None = None) -> None:
         self._app = app
+        self._route = route
         self._tracer = tracer
         self._drain = drain
         self._random = random.Random()  # ids are to be unique, not secret, and the kernel takes longer
@@ -88,7 +90,7 @@ class Observe:
             if welcome:
                 self._drain.leave()
             if call.span.is_recording():
-                _end(call.span, scope, status)
+                _end(call.span, scope, self._route or scope.get("route"), status)
 
     def _call(self, scope: Scope, headers: dict[str, str]) -> Call:
         request_id = f"{self._random.getrandbits(128):032x}"
@@ -126,8 +128,8 @@ async def _turn_away(scope: Scope, send: Send) -> None:
     await send_answer(send, answer.status, (*answer.headers, ("connection", "close")), answer.body)
 
 
-def _end(span: Span, scope: Scope, status: int) -> None:
-    route = getattr(scope.get("route"), "path", None)
+def _end(span: Span, scope: Scope, taken: object, status: int) -> None:
+    route = getattr(taken, "path", None)
     if route is not None:
         span.update_name(f"{scope['method']} {route}")
         span.set_attribute(names.HTTP_ROUTE, route)

@@ -13,6 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -138,7 +139,7 @@ class InferenceRoute:
         }
         computes = self.operation.computes
         if computes and target.ref is not None and target.digest is not None:
-            headers[wire.ADAPTER] = target.ref.id
+            headers[wire.ADAPTER] = target.model
             headers[wire.DIGEST] = target.digest
             headers[wire.PRIORITY] = target.settings.priority
             if target.signature is not None:
@@ -165,8 +166,7 @@ class Answer:
     def __init__(self, exchange: Exchange, send: Send) -> None:
         self._exchange = exchange
         self._send = send
-        self._scan = StreamScan(exchange.operation.ends)
-        self._streaming = False
+        self._scan: StreamScan | None = None  # of the stream, once its head is out
 
     async def relay(self, upstream: EngineAnswer, watch: DisconnectWatch) -> None:
         """Pass the engine's answer on. Raises EngineRefused for an error that the client was not told yet."""
@@ -195,14 +195,14 @@ class Answer:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         self._exchange.code = upstream.status
         await self._send({"type": "http.response.start", "status": upstream.status, "headers": raw})
-        self._streaming = True
+        self._scan = scan = StreamScan(self._exchange.operation.ends)
         while chunk:
             if ERROR_EVENT in chunk:
                 chunk = self._in_our_words(chunk)
-            self._note(chunk)
+            self._note(scan, chunk)
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             chunk = await upstream.more()
-        if not self._scan.is_done:
+        if not scan.is_done:
             raise EngineUnavailable("the engine's stream broke off before its end")
         watch.finished = True
         await self._send({"type": "http.response.body", "body": b""})
@@ -224,10 +224,10 @@ class Answer:
             error.param = operation.prompt
         return explain(error).in_dialect(operation.dialect)
 
-    def _note(self, chunk: bytes) -> None:
+    def _note(self, scan: StreamScan, chunk: bytes) -> None:
         now = time.perf_counter()
-        self._scan.feed(chunk)
-        if self._scan.has_content:
+        scan.feed(chunk)
+        if scan.has_content:
             if self._exchange.first_content is None:
                 self._exchange.first_content = now
             self._exchange.last_chunk = now
@@ -237,12 +237,12 @@ class Answer:
         limits = [*self._exchange.limit_headers]
         if target is None or target.ref is None or target.digest is None:
             return limits
-        return [*limits, (wire.ADAPTER, target.ref.id), (wire.DIGEST, target.digest)]
+        return [*limits, (wire.ADAPTER, target.model), (wire.DIGEST, target.digest)]
 
     async def fail(self, error: Exception) -> None:
         """Tell the client: by status as long as there is none, else by a last event and the stream's regular end."""
         answer = self._worded(error)
-        if not self._streaming:
+        if self._scan is None:
             self._exchange.code = answer.status
             await send_answer(self._send, answer.status, (*answer.headers, *self._headers()), answer.body)
             return
@@ -265,5 +265,15 @@ def _sticky_key(caller: Caller, user: Any) -> str:
 
 def _salt(caller: Caller, own: Any) -> str:
     """Keeps the prefix caches of two tenants apart; a client's own salt divides its part further."""
-    part = own if isinstance(own, str) else ""
-    return hashlib.sha256(f"{caller.share}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()
+    if isinstance(own, str) and own:
+        return _hashed(caller.share, own)
+    return _tenants_salt(caller.share)
+
+
+@lru_cache(maxsize=4096)
+def _tenants_salt(share: str) -> str:
+    return _hashed(share, "")
+
+
+def _hashed(share: str, part: str) -> str:
+    return hashlib.sha256(f"{share}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()
