@@ -11,6 +11,8 @@ import asyncio
 import logging
 from functools import partial
 
+from opentelemetry.trace import Span
+
 from loradock_server.gateway.alarms import Alarm, Alarms
 from loradock_server.gateway.exchange import Exchange
 from loradock_server.gateway.usage import Usage
@@ -86,11 +88,8 @@ class Ledger:
         first = exchange.time_to_first_content
         if usage is not None:
             exchange.residency = exchange.residency or usage.residency
-            exchange.span.set_attribute(names.USAGE_INPUT_TOKENS, usage.input_tokens)
-            exchange.span.set_attribute(names.USAGE_OUTPUT_TOKENS, usage.output_tokens)
-            exchange.span.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, usage.cached_tokens)
-            if usage.finish_reason is not None:
-                exchange.span.set_attribute(names.RESPONSE_FINISH_REASONS, (usage.finish_reason,))
+            if exchange.span.is_recording():
+                _tell(exchange.span, usage)
             if first is None and not exchange.stream:
                 first = usage.time_to_first_token
             pace = _time_per_output_token(exchange, usage)
@@ -129,6 +128,14 @@ class Ledger:
                 "reason": None if exchange.error is None else str(exchange.error),
             },
         )
+
+
+def _tell(span: Span, usage: Usage) -> None:
+    span.set_attribute(names.USAGE_INPUT_TOKENS, usage.input_tokens)
+    span.set_attribute(names.USAGE_OUTPUT_TOKENS, usage.output_tokens)
+    span.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, usage.cached_tokens)
+    if usage.finish_reason is not None:
+        span.set_attribute(names.RESPONSE_FINISH_REASONS, (usage.finish_reason,))
 
 
 def _time_per_output_token(exchange: Exchange, usage: Usage) -> float | None:

@@ -48,7 +48,6 @@ PROBE_SECONDS = 60.0  # loads the adapter and waits for its turn like a request
 USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
 
 _LINE_BYTES = 1 << 16
-_GATHER_SECONDS = 0.005
 
 _STATEMENT_BYTES = 64 << 20
 
@@ -340,8 +339,6 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             raise EngineGarbled(f"the engine's usage feed has a line of more than {_LINE_BYTES} bytes")
         for line in lines:
             yield line
-        # Many at once cost less than each by itself, and nobody waits for them.
-        await asyncio.sleep(_GATHER_SECONDS)
 
 
 def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused | EngineUnavailable:

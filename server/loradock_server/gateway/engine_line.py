@@ -130,8 +130,8 @@ class Reply:
 
     def close(self) -> None:
         """Let go of it; what has not come yet is not wanted any more, and the engine notices that."""
-        self._timer.cancel()
         if not self.complete:
+            self._timer.cancel()
             self._connection.abort()
 
     def feed(self, data: bytes) -> None:

@@ -66,7 +66,7 @@ class Bucket:
 
     def wait(self, amount: float) -> float:
         """Seconds until this fits, if nobody else comes; 0: it does. More than the limit fits when nothing is in."""
-        over = self.content + min(amount, self.limit) - self.limit
+        over = self.content + amount - self.limit if amount < self.limit else self.content
         return over * 60 / self.limit if over > SLACK else 0.0
 
     def take(self, amount: float) -> Charge:

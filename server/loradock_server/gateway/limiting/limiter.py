@@ -71,12 +71,12 @@ class Limiter:
         if not subjects:
             return
         now = self.now()
+        tokens = 0
         for subject, limits in subjects.items():
             subject.refresh(limits, now)
+            if not tokens and subject.counts_tokens:
+                tokens = estimated_tokens(exchange.operation, body, size, context=self._context())
         self.touched.update(subjects)
-        tokens = 0
-        if any(one.tokens is not None or one.limits.tokens_per_day is not None for one in subjects):
-            tokens = estimated_tokens(exchange.operation, body, size, context=self._context())
         objections = [(found, one) for one in subjects if (found := one.objection(tokens, now)) is not None]
         if objections:
             exchange.limit_headers = limit_headers(subjects, now)
