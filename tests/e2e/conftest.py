@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -13,7 +14,23 @@ import pytest
 
 from loradock_adapters.base_model import BaseModel
 from tests.e2e.otlp import Receiver, run_receiver
-from tests.e2e.server import EXAMPLES, ROOT, Server, run_server
+from tests.e2e.server import CLIENTS, EXAMPLES, ROOT, Server, run_server
+
+
+@pytest.fixture(autouse=True)
+def clients_closed() -> Iterator[None]:
+    """Close the clients that a test made: their sockets would be found open in whichever test comes next."""
+    before = len(CLIENTS)
+    yield
+    while len(CLIENTS) > before:
+        CLIENTS.pop().close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_open() -> Iterator[None]:
+    """Collect what a module left while it can still be named: an open socket is an error (pyproject.toml)."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -87,8 +87,10 @@ def test_an_unknown_model_is_a_404_and_never_the_base(server: Server, model: str
 
 
 def test_without_a_key_nothing_is_answered(server: Server) -> None:
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
-    with pytest.raises(openai.AuthenticationError):
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
         client.chat.completions.create(model=NAMES[0], messages=HELLO)
 
 

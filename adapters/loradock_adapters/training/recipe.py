@@ -6,26 +6,29 @@ no data.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import hashlib
 import math
 import tomllib
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 from loradock_adapters.errors import InvalidName
 from loradock_adapters.names import validate_name
 from loradock_adapters.training.errors import RecipeError
+from loradock_adapters.training.schedule import Schedule
+from loradock_adapters.training.toml_records import build
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 _LARGEST_RECIPE_BYTES = 1 << 20
+_EPOCHS = 3.0
 
-T = TypeVar("T")
+Aim = Literal["style", "domain", "deep"]
+"""What an adapter is to change: style and format, knowledge of a field, or behaviour through and through."""
+
+RANKS: dict[Aim, int] = {"style": 8, "domain": 16, "deep": 64}
+REPORTERS = ("mlflow", "tensorboard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,14 @@ class DataRecipe:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRecipe:
-    """The LoRA: scale is alpha / rank. Only linear layers: an adapter with embeddings could not be served."""
+    """The LoRA: scale is alpha / rank. Only linear layers: an adapter with embeddings could not be served.
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
+    A recipe that names no rank gets its aim's, one that names no alpha twice its rank.
+    """
+
+    rank: int = RANKS["style"]
+    alpha: float = 2.0 * RANKS["style"]
+    dropout: float = 0.05
     target_modules: tuple[str, ...] = ALL_LINEAR
 
     def faults(self) -> list[str]:
@@ -67,7 +73,7 @@ class AdapterRecipe:
 class QuantizationRecipe:
     """How the frozen base is held while training: NF4 or plain bf16 (`type = "none"`)."""
 
-    type: typing.Literal["nf4", "none"] = "nf4"
+    type: Literal["nf4", "none"] = "nf4"
     double: bool = True
 
     def faults(self) -> list[str]:
@@ -75,31 +81,80 @@ class QuantizationRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingRecipe:
-    """The run: optimiser steps, examples per step, AdamW with warm-up and a cosine to zero."""
+class EarlyStopping:
+    """Stop once the held-out loss failed `patience` times in a row to fall by more than `min_delta` below its best.
 
-    steps: int = 200
+    The adapter of the best evaluation is kept.
+    """
+
+    patience: int = 3
+    min_delta: float = 0.0
+
+    def faults(self) -> list[str]:
+        faults = _outside("training.early_stopping.patience", self.patience, 1, 10_000)
+        return faults + _outside("training.early_stopping.min_delta", self.min_delta, 0.0, 100.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecipe:
+    """The run: `steps` of the optimiser or `epochs` over the data, AdamW with warm-up and a cosine to zero.
+
+    Three epochs where neither is named; `warmup_steps` is a twentieth of the steps where it is not. `report_to` names
+    trackers that TRL reports to beside the log.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
     batch_size: int = 8
     gradient_accumulation: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     weight_decay: float = 0.0
-    warmup_steps: int = 10
+    warmup_steps: int | None = None
     max_grad_norm: float = 1.0
     eval_every: int = 50
     eval_examples: int = 32
+    checkpoint_every: int = 50
+    early_stopping: EarlyStopping | None = None
     seed: int = 1
     gradient_checkpointing: bool = False
+    report_to: tuple[str, ...] = ()
+
+    def schedule(self, examples: int) -> Schedule:
+        """How long the run is with so many examples."""
+        return Schedule.of(
+            examples=examples,
+            batch_size=self.batch_size,
+            accumulation=self.gradient_accumulation,
+            steps=self.steps,
+            epochs=_EPOCHS if self.epochs is None else self.epochs,
+            warmup=self.warmup_steps,
+        )
 
     def faults(self) -> list[str]:
-        faults = _outside("training.steps", self.steps, 1, 10_000_000)
+        faults: list[str] = []
+        if self.steps is not None and self.epochs is not None:
+            faults.append(f"training has steps = {self.steps} and epochs = {self.epochs:g}; give one of the two")
+        if self.steps is not None:
+            faults += _outside("training.steps", self.steps, 1, 10_000_000)
+        if self.epochs is not None:
+            faults += _outside("training.epochs", self.epochs, 0.001, 10_000)
+        if self.warmup_steps is not None:
+            faults += _outside("training.warmup_steps", self.warmup_steps, 0, 10_000_000)
+        if self.early_stopping is not None:
+            faults += self.early_stopping.faults()
+        faults += [
+            f"training.report_to has {name!r}; known: {', '.join(REPORTERS)}"
+            for name in self.report_to
+            if name not in REPORTERS
+        ]
         faults += _outside("training.batch_size", self.batch_size, 1, 65536)
         faults += _outside("training.gradient_accumulation", self.gradient_accumulation, 1, 65536)
         faults += _outside("training.learning_rate", self.learning_rate, 1e-9, 1.0)
         faults += _outside("training.weight_decay", self.weight_decay, 0.0, 10.0)
-        faults += _outside("training.warmup_steps", self.warmup_steps, 0, 10_000_000)
         faults += _outside("training.max_grad_norm", self.max_grad_norm, 1e-6, 1e6)
         faults += _outside("training.eval_every", self.eval_every, 1, 10_000_000)
         faults += _outside("training.eval_examples", self.eval_examples, 1, 1_000_000)
+        faults += _outside("training.checkpoint_every", self.checkpoint_every, 1, 10_000_000)
         faults += _outside("training.seed", self.seed, 0, 2**31 - 1)
         return faults
 
@@ -112,6 +167,7 @@ class Recipe:
     base: str
     data: DataRecipe
     description: str = ""
+    aim: Aim | None = None
     adapter: AdapterRecipe = AdapterRecipe()
     quantization: QuantizationRecipe = QuantizationRecipe()
     training: TrainingRecipe = TrainingRecipe()
@@ -124,6 +180,8 @@ class Recipe:
             validate_name(self.name)
         except InvalidName as error:
             faults.append(f"name: {error}")
+        if self.training.early_stopping is not None and self.data.held_out is None:
+            faults.append("training.early_stopping needs data.held_out: without it nothing says when to stop")
         if self.base.startswith(("/", ".", "~", "\\")):
             faults.append(f"base is {self.base!r}; give the model's public name, not a path of one machine")
         return faults
@@ -167,7 +225,7 @@ def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{where} is not TOML: {error}") from error
     faults: list[str] = []
-    recipe = _build(Recipe, table, "", faults)
+    recipe = build(Recipe, _filled(table), "", faults)
     if recipe is not None:
         faults += recipe.faults()
     if faults or recipe is None:
@@ -175,52 +233,21 @@ def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
     return recipe
 
 
-def _build(kind: type[T], table: dict[str, Any], prefix: str, faults: list[str]) -> T | None:
-    """Make `kind` of a TOML table, adding to `faults`; None when a value is missing or wrong."""
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # T is a dataclass
-    for key in table.keys() - fields.keys():
-        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(fields)}"
-        faults.append(f"unknown key {prefix}{key}{hint}")
-    before = len(faults)
-    values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in table:
-            values[name] = _value(hints[name], table[name], prefix + name, faults)
-        elif field.default is dataclasses.MISSING:
-            faults.append(f"{prefix}{name} is missing")
-    return None if len(faults) > before else kind(**values)
-
-
-def _value(hint: Any, value: Any, where: str, faults: list[str]) -> Any:
-    """`value` as `hint` wants it; a fault otherwise."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, dict):
-            return _build(hint, value, where + ".", faults)
-        faults.append(f"{where} is {value!r}; it is a table, write [{where}]")
-        return None
-    if typing.get_origin(hint) is types.UnionType:
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    if typing.get_origin(hint) is typing.Literal:
-        if value in typing.get_args(hint):
-            return value
-        faults.append(f"{where} is {value!r}; it is one of {', '.join(map(repr, typing.get_args(hint)))}")
-        return None
-    if hint == tuple[str, ...]:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        faults.append(f"{where} is {value!r}; it is a list of strings")
-        return None
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    # bool is an int to Python, not to a recipe.
-    if type(value) is hint:
-        return value
-    faults.append(f"{where} is {value!r}; it is {'a path' if hint is Path else hint.__name__}")
-    return None
+def _filled(table: dict[str, Any]) -> dict[str, Any]:
+    """With what follows from other values of the recipe where it says nothing; wrong values stay as they are."""
+    adapter = table.get("adapter", {})
+    if not isinstance(adapter, dict):
+        return table
+    adapter = dict(adapter)
+    aim = table.get("aim")
+    if isinstance(aim, str) and aim in RANKS:
+        adapter.setdefault("rank", RANKS[aim])
+    rank = adapter.get("rank")
+    if type(rank) is int and "alpha" not in adapter:
+        adapter["alpha"] = 2.0 * rank
+    if adapter.get("target_modules") == "all-linear":
+        adapter["target_modules"] = [*ALL_LINEAR]
+    return {**table, "adapter": adapter}
 
 
 def _outside(where: str, value: float, low: float, high: float) -> list[str]:

@@ -121,3 +121,62 @@ EXAMPLES = sorted((Path(__file__).parents[3] / "adapters" / "examples").glob("*/
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
 def test_the_recipes_in_the_repository_are_named_as_their_folders(path: Path) -> None:
     assert read_recipe(path).recipe.name == path.parent.name
+
+
+@pytest.mark.parametrize(("aim", "rank"), [("style", 8), ("domain", 16), ("deep", 64)])
+def test_the_aim_decides_the_rank_and_the_rank_alpha(aim: str, rank: int) -> None:
+    recipe = parse_recipe(f'aim = "{aim}"\n{SMALLEST}')
+
+    assert (recipe.adapter.rank, recipe.adapter.alpha) == (rank, 2.0 * rank)
+
+
+def test_a_rank_that_is_named_wins_over_the_aim_and_alpha_follows_it() -> None:
+    recipe = parse_recipe(f'aim = "deep"\n{SMALLEST}[adapter]\nrank = 32\n')
+
+    assert (recipe.adapter.rank, recipe.adapter.alpha) == (32, 64.0)
+
+
+def test_an_aim_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(RecipeError, match="aim is 'wide'; it is one of 'style', 'domain', 'deep'"):
+        parse_recipe(f'aim = "wide"\n{SMALLEST}')
+
+
+def test_all_linear_is_a_word_for_all_of_them() -> None:
+    recipe = parse_recipe(SMALLEST + '[adapter]\ntarget_modules = "all-linear"\n')
+
+    assert recipe.adapter.target_modules == ALL_LINEAR
+
+
+@pytest.mark.parametrize(
+    ("lines", "steps", "warmup"),
+    [
+        ("", 300, 15),  # three epochs of 100 steps, a twentieth of them
+        ("epochs = 2.5\n", 250, 12),
+        ("steps = 40\nwarmup_steps = 7\n", 40, 7),
+        ("epochs = 1\ngradient_accumulation = 3\n", 34, 2),  # 33 steps of 24 examples and one of 4 … 8
+    ],
+)
+def test_steps_follow_from_epochs_and_examples(lines: str, steps: int, warmup: int) -> None:
+    schedule = parse_recipe(f"{SMALLEST}[training]\n{lines}").training.schedule(examples=799)
+
+    assert (schedule.steps, schedule.warmup_steps) == (steps, warmup)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("steps = 5\nepochs = 1\n", "training has steps = 5 and epochs = 1; give one of the two"),
+        ("epochs = 0\n", "training.epochs is 0.0"),
+        ("early_stopping = {}\n", "early_stopping needs data.held_out"),
+        ("early_stopping = {patience = 0}\n", "training.early_stopping.patience is 0"),
+        ("early_stopping = {patient = 3}\n", "training.early_stopping.patient; did you mean patience?"),
+        ("early_stopping = 3\n", "training.early_stopping is 3; it is a table"),
+        ('report_to = ["wandb"]\n', "report_to has 'wandb'; known: mlflow, tensorboard"),
+        ("checkpoint_every = 0\n", "training.checkpoint_every is 0"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused(lines: str, told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(f"{SMALLEST}[training]\n{lines}")
+
+    assert told in str(caught.value)
