@@ -89,7 +89,7 @@ async def ask_and_kill(server: Server, secret: str, dice: random.Random, found: 
         clients = [
             asyncio.create_task(keep_asking(client, random.Random(dice.random()), found)) for _ in range(CLIENTS)
         ]
-        while len(found.answers) < 2 * CLIENTS:  # noqa: ASYNC110 it is other tasks that bring it about
+        while len(found.answers) < 2 * CLIENTS:
             await asyncio.sleep(0.05)
         await asyncio.sleep(BOUND_SECONDS + dice.uniform(0.5, 5))
         everyone = [psutil.Process(server.process.pid)]
