@@ -7,6 +7,8 @@ token id. What a model says is decided by a test's function; it has no weights, 
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +43,10 @@ class ModelServer:
     fail_after: int | None = None
     failure: tuple[int, str] = (400, "no more")
     attach_status: int = 201
+    # After so many chats no more are answered until `released`; `reached` is set when one waits.
+    hold_after: int | None = None
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     attached: list[dict[str, Any]] = field(default_factory=list)
 
@@ -88,6 +94,10 @@ class ModelServer:
         body = await self._body(request)
         if self.fail_after is not None and len(self.chats()) > self.fail_after:
             return _error(*self.failure)
+        if self.hold_after is not None and len(self.chats()) > self.hold_after:
+            self.reached.set()
+            while not self.released.is_set():
+                await asyncio.sleep(0.02)
         text = self.says(body["model"], body["messages"])
         cut = text[: body["max_tokens"]]
         usage = {"prompt_tokens": len(render(body["messages"], True)), "completion_tokens": len(cut)}

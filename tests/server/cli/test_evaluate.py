@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,8 +138,34 @@ def test_an_interrupted_run_goes_on_without_asking_twice(loradock: Run, server: 
     assert (len(server.chats()), sum(path == "/v1/completions" for path, _ in server.asked)) == (asked, losses)
     assert again["verdict"]["kind"] == "promote"
 
-    assert loradock("evaluate", *flags, "--fresh", "--no-general").exit_code == 0
+    assert loradock("evaluate", *flags, "--fresh", "--no-loss", "--no-general").exit_code == 0
     assert len(server.chats()) == asked + 3 * 40
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_what_was_answered_before_a_kill_is_not_asked_again(
+    loradock: Run, server: ModelServer, flags: list[str], tmp_path: Path, how: signal.Signals, code: int
+) -> None:
+    server.hold_after = 30
+    # One request at a time, so that what the server answered is in the journal when it is asked for more.
+    program = str(Path(sys.executable).with_name("loradock"))
+    command = [program, "evaluate", *flags, "--concurrency", "1", "--no-loss", "--no-general"]
+    with (tmp_path / "said").open("w") as said_to, subprocess.Popen(command, stderr=said_to) as process:
+        try:
+            assert server.reached.wait(120), (tmp_path / "said").read_text()
+            process.send_signal(how)
+            assert process.wait(60) == code, (tmp_path / "said").read_text()
+        finally:
+            process.kill()
+            server.released.set()
+    if how is signal.SIGINT:
+        assert "interrupted; every answer that came is kept" in (tmp_path / "said").read_text()
+    assert len((tmp_path / "out/answers.jsonl").read_text().splitlines()) == 30
+
+    server.hold_after = None
+    before = len(server.chats())
+    assert loradock("evaluate", *flags, "--no-loss", "--no-general").exit_code == 0
+    assert len(server.chats()) - before == 3 * 40 - 30
 
 
 @pytest.mark.parametrize(
@@ -147,7 +175,7 @@ def test_an_interrupted_run_goes_on_without_asking_twice(loradock: Run, server: 
         (("--min-examples", "41"), 3, "not_enough_data"),
         (("--metric", "json_valid"), 0, "promote"),
         # A rule that all of them satisfy.
-        (("--metric", "regex", "--regex", ".", "--no-general"), 1, "dont"),
+        (("--metric", "regex", "--regex", "."), 1, "dont"),
         # The base never fails this one, and the adapter nearly always does.
         (("--metric", "regex", "--regex", "The number", "--no-prompted"), 1, "dont"),
     ],
@@ -157,7 +185,7 @@ def test_the_exit_code_is_the_verdict(
 ) -> None:
     if "--no-prompted" in extra:
         del flags[3:5]
-    assert said(loradock("evaluate", *flags, *extra, "--json"), code)["verdict"]["kind"] == kind
+    assert said(loradock("evaluate", *flags, *extra, "--no-loss", "--no-general", "--json"), code)["verdict"]["kind"] == kind
 
 
 def test_people_read_a_table_and_a_verdict(loradock: Run, server: ModelServer, flags: list[str]) -> None:
@@ -182,7 +210,7 @@ def test_a_command_judges_answers_without_seeing_keys(
         "sys.exit(answer != wanted)\n"
     )
     command = f"{sys.executable} -S {checker} {{answer}} {{wanted}}"
-    found = said(loradock("evaluate", *flags, "--limit", "30", "--no-general", "--command", command, "--json"))
+    found = said(loradock("evaluate", *flags, "--limit", "30", "--no-loss", "--no-general", "--command", command, "--json"))
     assert found["verdict"]["metric"] == "pass@1"
     assert found["measured"]["pass@1"]["adapter"]["mean"] == 0.9
     assert found["measured"]["pass@1"]["prompted"]["mean"] == 0.5
@@ -259,8 +287,8 @@ def test_a_result_that_cannot_be_attached_is_kept(
     loradock: Run, server: ModelServer, flags: list[str], tmp_path: Path
 ) -> None:
     server.attach_status = 403
-    result = loradock("evaluate", *flags)
+    result = loradock("evaluate", *flags, "--no-loss", "--no-general")
     assert result.exit_code == 2
     assert "not attached" in result.stderr
     assert Evaluation.read(json.loads((tmp_path / "out/evaluation.json").read_text(encoding="utf-8"))).task == "helper"
-    assert loradock("evaluate", *flags, "--no-attach").exit_code == 0
+    assert loradock("evaluate", *flags, "--no-loss", "--no-general", "--no-attach").exit_code == 0
