@@ -21,6 +21,7 @@ from loradock_adapters.training.smoothing import smooth
 from loradock_adapters.training.sparkline import sparkline
 
 _LINE_SECONDS = 30.0  # between two lines in a log file
+_FIRST_STEPS = 4
 
 
 class TrainingProgress(Protocol):
@@ -69,13 +70,17 @@ class Lines:
         self._say, self._clock = say, clock
         self._pace = Pace()
         self._said = clock()
+        self._steps = 0
 
     def phase(self, what: str) -> None:
         self._say(what)
 
     def stepped(self, step: Step, total: int) -> None:
         self._pace.stepped(step)
-        if self._clock() - self._said >= _LINE_SECONDS or step.step == total:
+        self._steps += 1
+        due = self._clock() - self._said >= _LINE_SECONDS
+        # Soon after the start, since that tells how long it will take.
+        if due or self._steps == _FIRST_STEPS or step.step == total:
             self._said = self._clock()
             self._say(f"step {step.step} of {total}: loss {step.loss:.3f}, {_speed(self._pace, total)}")
 
@@ -98,11 +103,11 @@ class LiveCurves:
             console=console,
         )
         self._task = self._bar.add_task("starting", total=None, speed="")
-        self._live = Live(get_renderable=self._drawn, console=console, refresh_per_second=4)
         self._console = console
         self._pace = Pace()
         self._train: list[float] = []
         self._held_out: list[LossPoint] = []
+        self._live = Live(get_renderable=self._drawn, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
         self._live.start()
