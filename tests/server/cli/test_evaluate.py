@@ -19,6 +19,7 @@ from tests.fakes.model_server import BASE, DIGEST, STOP, ModelServer
 from tests.server.cli.scripted_server import running
 
 Run = Callable[..., Result]
+QUICK = ("--no-loss", "--no-general")
 
 
 def wanted(number: int) -> str:
@@ -138,7 +139,7 @@ def test_an_interrupted_run_goes_on_without_asking_twice(loradock: Run, server: 
     assert (len(server.chats()), sum(path == "/v1/completions" for path, _ in server.asked)) == (asked, losses)
     assert again["verdict"]["kind"] == "promote"
 
-    assert loradock("evaluate", *flags, "--fresh", "--no-loss", "--no-general").exit_code == 0
+    assert loradock("evaluate", *flags, "--fresh", *QUICK).exit_code == 0
     assert len(server.chats()) == asked + 3 * 40
 
 
@@ -149,7 +150,7 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(
     server.hold_after = 30
     # One request at a time, so that what the server answered is in the journal when it is asked for more.
     program = str(Path(sys.executable).with_name("loradock"))
-    command = [program, "evaluate", *flags, "--concurrency", "1", "--no-loss", "--no-general"]
+    command = [program, "evaluate", *flags, "--concurrency", "1", *QUICK]
     with (tmp_path / "said").open("w") as said_to, subprocess.Popen(command, stderr=said_to) as process:
         try:
             assert server.reached.wait(120), (tmp_path / "said").read_text()
@@ -164,7 +165,7 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(
 
     server.hold_after = None
     before = len(server.chats())
-    assert loradock("evaluate", *flags, "--no-loss", "--no-general").exit_code == 0
+    assert loradock("evaluate", *flags, *QUICK).exit_code == 0
     assert len(server.chats()) - before == 3 * 40 - 30
 
 
@@ -185,7 +186,7 @@ def test_the_exit_code_is_the_verdict(
 ) -> None:
     if "--no-prompted" in extra:
         del flags[3:5]
-    assert said(loradock("evaluate", *flags, *extra, "--no-loss", "--no-general", "--json"), code)["verdict"]["kind"] == kind
+    assert said(loradock("evaluate", *flags, *extra, *QUICK, "--json"), code)["verdict"]["kind"] == kind
 
 
 def test_people_read_a_table_and_a_verdict(loradock: Run, server: ModelServer, flags: list[str]) -> None:
@@ -210,7 +211,7 @@ def test_a_command_judges_answers_without_seeing_keys(
         "sys.exit(answer != wanted)\n"
     )
     command = f"{sys.executable} -S {checker} {{answer}} {{wanted}}"
-    found = said(loradock("evaluate", *flags, "--limit", "30", "--no-loss", "--no-general", "--command", command, "--json"))
+    found = said(loradock("evaluate", *flags, "--limit", "30", *QUICK, "--command", command, "--json"))
     assert found["verdict"]["metric"] == "pass@1"
     assert found["measured"]["pass@1"]["adapter"]["mean"] == 0.9
     assert found["measured"]["pass@1"]["prompted"]["mean"] == 0.5
@@ -287,8 +288,8 @@ def test_a_result_that_cannot_be_attached_is_kept(
     loradock: Run, server: ModelServer, flags: list[str], tmp_path: Path
 ) -> None:
     server.attach_status = 403
-    result = loradock("evaluate", *flags, "--no-loss", "--no-general")
+    result = loradock("evaluate", *flags, *QUICK)
     assert result.exit_code == 2
     assert "not attached" in result.stderr
     assert Evaluation.read(json.loads((tmp_path / "out/evaluation.json").read_text(encoding="utf-8"))).task == "helper"
-    assert loradock("evaluate", *flags, "--no-loss", "--no-general", "--no-attach").exit_code == 0
+    assert loradock("evaluate", *flags, *QUICK, "--no-attach").exit_code == 0
