@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from loradock_adapters.errors import LoraDockError
 from loradock_adapters.evaluating.errors import EvaluatingError
+from loradock_adapters.evaluation import Evaluation
 from loradock_adapters.files import FileTooLarge, read_capped
 from loradock_adapters.strict_json import parse_object
 from loradock_adapters.training.data import DataFile, read_examples
@@ -211,9 +212,12 @@ def evaluate(
             from loradock_adapters.evaluating.run import Plan
             from loradock_adapters.evaluating.verdict import Rules
 
+            name = task or adapter.partition("@")[0]
+            # An hour later would be too late to learn that the registry takes no such name.
+            Evaluation.read({"task": name, "metrics": {"score": 0}})
             held_out = _held_out(data, limit)
             plan = Plan(
-                task=task or adapter.partition("@")[0],
+                task=name,
                 data=held_out,
                 prompted=None if no_prompted else _prompted(held_out, prompt, train, shots, seed),
                 metrics=tuple(metric or ()),
@@ -226,7 +230,7 @@ def evaluate(
             )
             judge = _judge(judge_url, judge_model, judge_key)
             checker = _command(command, command_timeout)
-            run = Run(find_connection(url), adapter, out, fresh, concurrency, checker, judge)
+            run = Run(find_connection(url), adapter, not no_attach, out, fresh, concurrency, checker, judge)
             outcome, folder = asyncio.run(run.make(plan, output))
             document = summary(outcome) | {"folder": str(folder.absolute()), "attached": not no_attach}
             if not no_attach:
@@ -259,6 +263,7 @@ class Run:
 
     connection: Connection
     adapter: str
+    attach: bool
     out: Path | None
     fresh: bool
     concurrency: int
@@ -277,6 +282,8 @@ class Run:
         async with AsyncExitStack() as stack:
             endpoint = Endpoint(self.connection.url, self.connection.key, concurrency=self.concurrency)
             model = await find(await stack.enter_async_context(endpoint), self.adapter)
+            if self.attach:
+                await asyncio.to_thread(_require_admin, self.connection, model.id)
             folder = self.out or read_settings().home / "evaluated" / model.id
             journal = stack.enter_context(Journal(folder / "answers.jsonl", fresh=self.fresh))
             if len(journal):
@@ -387,6 +394,18 @@ def _judge(url: str | None, model: str | None, key: str | None) -> tuple[str, st
     if not url.startswith(("http://", "https://")):
         raise Unreadable(f"the judge's address {url[:80]!r} is not an http or https address")
     return url, model, key
+
+
+def _require_admin(connection: Connection, version: str) -> None:
+    """Found out before anything is asked, not after everything was."""
+    try:
+        with AdminClient(connection) as client:
+            client.get(f"{version_path(version)}/evaluations?limit=1")
+    except CommandError as error:
+        raise NotDone(
+            f"the result could not be attached to {version}: {error.message}",
+            fix=f"{error.fix or 'use a key with the admin scope'}; or say --no-attach",
+        ) from error
 
 
 def _attach(outcome: Outcome, connection: Connection, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import signal
@@ -213,6 +214,9 @@ def test_a_command_judges_answers_without_seeing_keys(
     command = f"{sys.executable} -S {checker} {{answer}} {{wanted}}"
     found = said(loradock("evaluate", *flags, "--limit", "30", *QUICK, "--command", command, "--json"))
     assert found["verdict"]["metric"] == "pass@1"
+    assert (
+        found["data_sha256"] != hashlib.sha256((tmp_path / "held_out.jsonl").read_bytes()).hexdigest()
+    )  # a part of it
     assert found["measured"]["pass@1"]["adapter"]["mean"] == 0.9
     assert found["measured"]["pass@1"]["prompted"]["mean"] == 0.5
 
@@ -284,10 +288,21 @@ def test_what_cannot_be_evaluated_is_2(
     assert match in result.stderr
 
 
+@pytest.mark.parametrize("flag", [(), ("--task", "no\nname")])
+def test_what_will_not_be_attached_is_said_before_anybody_is_asked(
+    loradock: Run, server: ModelServer, flags: list[str], flag: tuple[str, ...]
+) -> None:
+    server.may_manage = bool(flag)
+    result = loradock("evaluate", *flags, *flag)
+    assert result.exit_code == 2
+    assert ("task is" if flag else "--no-attach") in result.stderr
+    assert server.asked == []
+
+
 def test_a_result_that_cannot_be_attached_is_kept(
     loradock: Run, server: ModelServer, flags: list[str], tmp_path: Path
 ) -> None:
-    server.attach_status = 403
+    server.attach_status = 507
     result = loradock("evaluate", *flags, *QUICK)
     assert result.exit_code == 2
     assert "not attached" in result.stderr
