@@ -297,7 +297,7 @@ class Run:
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             ) as bar:
                 outcome = await evaluate_all(
-                    plan, model, Asker(endpoint, journal), Bar(bar), Helpers(self.command, judge)
+                    plan, model, Asker(endpoint, journal), Bar(bar, output), Helpers(self.command, judge)
                 )
             write(outcome, folder)
         return outcome, folder
@@ -306,9 +306,13 @@ class Run:
 class Bar:
     """The progress of an evaluation, one bar for each of its parts."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: Progress, output: Output) -> None:
         self._bar = bar
+        self._output = output
         self._task: TaskID | None = None
+
+    def say(self, what: str) -> None:
+        self._output.step(what)
 
     def begin(self, what: str, total: int) -> None:
         self._task = self._bar.add_task(what, total=total)
