@@ -103,9 +103,7 @@ class _Run:
 
         return await self._of_all("prompts", one)
 
-    def say_what_it_takes(
-        self, prompts: Mapping[Role, Sequence[Sequence[int]]], decoding: Decoding, loss: bool
-    ) -> None:
+    def say_what_it_takes(self, prompts: Pieces, decoding: Decoding, loss: bool) -> None:
         """Before it is asked: how many answers, of how many tokens, at what price."""
         new = [
             len(prompts[contender.role][number])
