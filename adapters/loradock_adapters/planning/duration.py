@@ -1,8 +1,8 @@
 """How long a training step takes, roughly: its arithmetic over what a device does of it in practice.
 
 Good to a factor of two, to tell minutes from days. Small models on fast GPUs are not held up by arithmetic but by the
-host that starts thousands of small kernels; that is counted too. A processor unpacks the NF4 weights of a large model
-in every pass, which small batches feel.
+host that starts thousands of small kernels; that is counted too. A processor unpacks NF4 weights in every
+pass, which small batches feel.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from loradock_adapters.planning.device import Device
 from loradock_adapters.planning.lora_size import LoraSize
 from loradock_adapters.planning.shape import ModelShape
-from loradock_adapters.planning.training import UNPACKED_BELOW, Run
+from loradock_adapters.planning.training import Run
 
 # Seen on an H100: 300 of 989 TFLOP/s where the arithmetic was the limit.
 _GPU_SHARE = 0.30
@@ -46,7 +46,6 @@ def step_seconds(shape: ModelShape, lora: LoraSize, run: Run, device: Device) ->
 
 def _unpacking(shape: ModelShape, run: Run, device: Device) -> float:
     """Seconds in which a processor makes bf16 of NF4 weights: forwards, backwards, and for what is computed anew."""
-    packed = run.method == "qlora" and shape.linear_parameters >= UNPACKED_BELOW
-    if not packed or device.unpacked_per_second is None:
+    if run.method != "qlora" or device.unpacked_per_second is None:
         return 0.0
     return (3 if run.checkpointing else 2) * shape.linear_parameters / device.unpacked_per_second

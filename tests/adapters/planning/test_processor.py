@@ -42,7 +42,7 @@ def test_without_what_training_needs_no_time_is_told(monkeypatch: pytest.MonkeyP
     assert step_seconds(LLAMA, LORA, Run("lora", on_gpu=False), CPU) is None
 
 
-def test_a_large_models_nf4_costs_a_processor_its_unpacking_and_half_the_speed_twice_the_time() -> None:
+def test_nf4_costs_a_processor_its_unpacking_and_half_the_speed_twice_the_time() -> None:
     fast = replace(CPU, tflops=1.0, unpacked_per_second=1e9)
     slow = replace(CPU, tflops=0.5, unpacked_per_second=0.5e9)
 
