@@ -56,6 +56,7 @@ class Sharing:
         self._gateway_id = gateway_id
         self._tidy_at = limiter.now().steady + _TIDY_SECONDS
         self._failing: set[str] = set()
+        self._under_way: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Learn what was used of this day before. While that cannot be read, the day begins anew."""
@@ -69,12 +70,16 @@ class Sharing:
         """Exchange until cancelled."""
         while True:
             await asyncio.sleep(EXCHANGE_SECONDS)
-            await self.exchange()
+            # Not cancelled in the middle: what is on its way to a store would be told by nobody.
+            self._under_way = asyncio.create_task(self.exchange())
+            await asyncio.shield(self._under_way)
 
     async def close(self) -> None:
         """Tell what has not been told yet; at most CLOSE_SECONDS."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
+                if self._under_way is not None:
+                    await asyncio.wait([self._under_way])
                 await self.exchange()
         except TimeoutError:
             _log.warning("the last that was taken of limits could not be told within %s s", CLOSE_SECONDS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,7 @@ from loradock_adapters.errors import RegistryError
 from loradock_adapters.rate_limits import RateLimits
 from loradock_adapters.registry import BucketTaken, DayTaken, Running, Together
 from loradock_server.gateway.errors import KeyBusy, RateLimited
+from loradock_server.gateway.limiting import sharing
 from loradock_server.gateway.limiting.sharing import Sharing
 from tests.server.gateway.limiting.test_limiter import Scene
 
@@ -181,6 +184,32 @@ def test_a_restarted_gateway_knows_what_was_used_of_the_day_and_the_last_is_told
     world.scene.end(exchange, 7)
     world.run(world.sharing.close())
     assert world.store.days[ID, TODAY] == 907
+
+
+def test_a_gateway_that_leaves_in_the_middle_of_an_exchange_ends_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threads are busy, so that what was to be told waits for one when the gateway is told to leave."""
+    monkeypatch.setattr(sharing, "EXCHANGE_SECONDS", 0.0)
+    world = World()
+    world.scene.end(world.scene.ask(RateLimits(tokens_per_day=1000)), 70)
+
+    async def leave() -> None:
+        busy = threading.Event()
+        with ThreadPoolExecutor(1) as threads:
+            asyncio.get_running_loop().set_default_executor(threads)
+            held = asyncio.ensure_future(asyncio.to_thread(busy.wait))
+            following = asyncio.create_task(world.sharing.follow())
+            while world.scene.limiter.touched:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
+            following.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await following
+            busy.set()
+            await held
+            await world.sharing.close()
+
+    asyncio.run(leave())
+    assert world.store.days == {(ID, TODAY): 70}
 
 
 def test_a_start_without_the_store_begins_the_day_anew() -> None:
