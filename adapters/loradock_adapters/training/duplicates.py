@@ -82,6 +82,24 @@ def near_pairs(
     return pairs
 
 
+def distinct(examples: Iterable[Example]) -> list[Example]:
+    """Examples that may be divided into training and held-out data without a leak, in their order.
+
+    Of those that are equal or near, as a whole or in what is asked, the first stays; a question with two answers goes.
+    """
+    asked: dict[str, Example] = {}
+    torn: set[str] = set()
+    for example in examples:
+        text = asked_text(example)
+        if asked.setdefault(text, example).answer != example.answer:
+            torn.add(text)
+    later = {other for _, other in near_pairs(list(asked))}
+    later |= {other for _, other in near_pairs([whole_text(example) for example in asked.values()])}
+    return [
+        example for position, (text, example) in enumerate(asked.items()) if position not in later and text not in torn
+    ]
+
+
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
