@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -57,6 +58,21 @@ class Postgres:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(START_SECONDS)
             self.process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every process of it stopped (SIGSTOP): the kernel goes on taking connections and bytes, nobody answers."""
+        assert self.process is not None
+        parent = psutil.Process(self.process.pid)
+        parent.suspend()  # first, so that it makes no more
+        stopped = [parent, *parent.children()]
+        for process in stopped[1:]:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                process.resume()
 
     def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(host=str(self.folder), user="postgres", dbname=database, autocommit=True)

@@ -43,10 +43,10 @@ class _Marks:
 
     def phase(self, what: str) -> None: ...
 
-    def stepped(self, step: int, total: int, loss: float | None) -> None:
+    def stepped(self, step: Any, total: int) -> None:
         self.times.append(time.monotonic())
 
-    def evaluated(self, step: int, loss: float) -> None: ...
+    def evaluated(self, point: Any) -> None: ...
 
     @property
     def seconds_a_step(self) -> float:
@@ -60,7 +60,6 @@ def measure(folder: Path, case: Case) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from loradock_adapters.training.data import Tokens, TokenSet
-    from loradock_adapters.training.trainer import fit
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     chance = torch.Generator().manual_seed(1)
@@ -71,7 +70,7 @@ def measure(folder: Path, case: Case) -> dict[str, Any]:
     if case.method == "full":
         _train_all(folder, case, tokenizer, tokens, marks)
     else:
-        fit(_recipe(case), folder, tokenizer, tokens, None, marks)
+        _train_adapter(folder, case, tokenizer, tokens, marks)
     found: dict[str, Any] = {**asdict(case), "seconds_a_step": round(marks.seconds_a_step, 4)}
     if torch.cuda.is_available():
         return found | {
@@ -108,6 +107,16 @@ def _recipe(case: Case) -> Any:
     )
 
 
+def _train_adapter(folder: Path, case: Case, tokenizer: Any, tokens: Any, marks: _Marks) -> None:
+    from loradock_adapters.training.checkpoints import Checkpoints
+    from loradock_adapters.training.log import TrainingLog
+    from loradock_adapters.training.trainer import Place, Tokenized, fit
+
+    with tempfile.TemporaryDirectory() as scratch, TrainingLog(Path(scratch) / "train.jsonl") as log:
+        place = Place(Checkpoints(Path(scratch)), log, Path(scratch))
+        fit(_recipe(case), folder, tokenizer, Tokenized(tokens, None), place, marks)
+
+
 def _train_all(folder: Path, case: Case, tokenizer: Any, tokens: Any, marks: _Marks) -> None:
     import torch
     from datasets import Dataset
@@ -116,7 +125,7 @@ def _train_all(folder: Path, case: Case, tokenizer: Any, tokens: Any, marks: _Ma
 
     class Note(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            marks.stepped(state.global_step, state.max_steps, None)
+            marks.stepped(None, state.max_steps)
 
     on_gpu = torch.cuda.is_available()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map={"": 0} if on_gpu else None)

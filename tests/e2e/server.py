@@ -158,19 +158,22 @@ class Server:
         self.process.wait()
 
 
-@contextmanager
-def run_server(base: Path, *flags: str, **variables: str) -> Iterator[Server]:
-    """Start a server on a free port, wait until it is ready, stop it at the end."""
-    home = Path(tempfile.mkdtemp(prefix="loradock-e2e-"))
-    output = home / "printed.log"
+def server_environment(base: Path, home: Path, **variables: str) -> dict[str, str]:
+    """Of a server whose state lies in `home`, on a free port."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("LORADOCK_")}
     env |= {"LORADOCK_HOME": str(home), "LORADOCK_PORT": "0", "LORADOCK_MODEL": str(base)}
     env["LORADOCK_SOURCE_ROOTS"] = str(home / "opened")
     # Compiling takes over a minute for each configuration, and is kept here as it is in a home that stays: the two
     # servers that most tests share do it (conftest), others are there for other things.
     env["LORADOCK_COMPILE"] = "false"
-    env |= {"VLLM_CACHE_ROOT": str(CACHE / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "inductor"), **variables}
-    with output.open("wb") as sink:
+    env |= {"VLLM_CACHE_ROOT": str(CACHE / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "inductor")}
+    return env | variables
+
+
+def launch(home: Path, env: dict[str, str], *flags: str) -> Server:
+    """Start a server, and return at once."""
+    output = home / "printed.log"
+    with output.open("ab") as sink:
         process = subprocess.Popen(
             [LORADOCK, "serve", *flags],
             env=env,
@@ -179,11 +182,18 @@ def run_server(base: Path, *flags: str, **variables: str) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-    server = Server(home, process, output, env)
+    return Server(home, process, output, env)
+
+
+@contextmanager
+def run_server(base: Path, *flags: str, **variables: str) -> Iterator[Server]:
+    """Start a server on a free port, wait until it is ready, stop it at the end."""
+    home = Path(tempfile.mkdtemp(prefix="loradock-e2e-"))
+    server = launch(home, server_environment(base, home, **variables), *flags)
     try:
         server.wait_until_ready()
         yield server
     finally:
-        if process.poll() is None:
+        if server.process.poll() is None:
             server.stop()
         shutil.rmtree(home, ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,10 @@ from sqlalchemy.orm import Session
 
 from loradock_adapters.errors import RegistryError
 from loradock_adapters.registry.listening import CHANNEL, Listener
+from loradock_adapters.registry.postgresql import postgresql_engine, take_your_time
 from loradock_adapters.registry.tables import StateRow
 
 BUSY_TIMEOUT_SECONDS = 15
-_POSTGRESQL_PATIENCE: Mapping[str, int] = {
-    "connect_timeout": 10,
-    "tcp_user_timeout": 20_000,  # milliseconds
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 2,
-}
 _MIGRATION_LOCK = 0x10AD0C  # any number, as long as every LoRADock uses the same
 _migrating = threading.Lock()  # Alembic keeps the migration that runs in module globals
 
@@ -164,6 +158,7 @@ class Database:
         # All in one transaction under one lock, so two servers that start together do not trip each other.
         with _migrating, connection.begin():
             if connection.dialect.name == "postgresql":
+                take_your_time(connection)
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             config = Config()
             # Found through the package, so it works from a wheel; no ini file and no logging set-up.
@@ -178,23 +173,7 @@ class Database:
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
-    if url.drivername in ("postgres", "postgresql"):
-        url = url.set(drivername="postgresql+psycopg")
-    # A host that is gone says nothing: without these a thread would wait for it for a quarter of an hour. What the URL
-    # says counts more.
-    patience = {name: value for name, value in _POSTGRESQL_PATIENCE.items() if name not in url.query}
-    # A pooled connection may have died with its server, which restarts now and then.
-    engine = create_engine(url, pool_pre_ping=True, connect_args=patience)
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: Any) -> None:
-        # By SQL, because poolers take no options at the start of a session. As SQLite's busy timeout: whoever holds the
-        # lock of all writers for long makes others fail, not wait for ever.
-        connection.autocommit = True
-        connection.execute(f"SET lock_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
-        connection.autocommit = False
-
-    return engine
+    return postgresql_engine(url, BUSY_TIMEOUT_SECONDS)
 
 
 def _require_sound(connection: Connection) -> None:

@@ -19,7 +19,10 @@ class Listener:
     """Wait until `fileno()` is readable, then `clear()` it, then look at the revision."""
 
     def __init__(self, engine: Engine) -> None:
-        pooled = engine.raw_connection()
+        try:
+            pooled = engine.raw_connection()
+        except _errors() as error:  # the driver's own, where sessions have SQLAlchemy's
+            raise RegistryError(f"the registry's database failed: {error}") from error
         # Any, because SQLAlchemy knows no driver's types: this is psycopg's own connection.
         connection: Any = pooled.driver_connection
         pooled.detach()

@@ -17,12 +17,13 @@ from typing import Any
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.training.data import DataFile, TokenSet
-from loradock_adapters.training.losses import Losses
-from loradock_adapters.training.recipe import RecipeFile
+from loradock_adapters.training.losses import Course, LossPoint
+from loradock_adapters.training.recipe import EarlyStopping, RecipeFile
+from loradock_adapters.training.schedule import Schedule
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA = 1
-_PACKAGES = (
+PACKAGES = (
     "accelerate",
     "bitsandbytes",
     "datasets",
@@ -71,6 +72,49 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """The rule, the evaluation whose adapter was kept, and the step at which the run ended by it, if it did."""
+
+    rule: EarlyStopping
+    best: LossPoint | None
+    stopped_at: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        best = self.best
+        return {
+            **asdict(self.rule),
+            "best_step": None if best is None else best.step,
+            "best_loss": None if best is None else round(best.loss, 5),
+            "stopped_at": self.stopped_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the run went, on what. `peak_bytes`: by what holds them (see `footprint`)."""
+
+    course: Course
+    schedule: Schedule
+    peak_bytes: dict[str, int]
+    device: str
+    threads: int
+    early_stopping: EarlyStop | None
+
+    def as_dict(self) -> dict[str, Any]:
+        steps = self.course.steps
+        return {
+            "steps": steps[-1].step if steps else 0,
+            "planned_steps": self.schedule.steps,
+            "warmup_steps": self.schedule.warmup_steps,
+            "planned_epochs": round(self.schedule.epochs, 3),
+            "tokens": self.course.tokens,
+            "tokens_per_second": round(self.course.tokens_per_second, 1),
+            "peak_bytes": self.peak_bytes,
+            "early_stopping": None if self.early_stopping is None else self.early_stopping.as_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything needed to say where an adapter comes from, and to make it again."""
 
@@ -78,13 +122,12 @@ class Manifest:
     base: BaseModel
     data: dict[str, DataFacts]
     adapter: AdapterFacts
-    losses: Losses
-    training_seconds: float
-    device: str
+    outcome: Outcome
 
     def document(self) -> dict[str, Any]:
         """As it stands in the file."""
-        recipe = self.source.recipe
+        recipe, outcome = self.source.recipe, self.outcome
+        losses = outcome.course.losses
         return {
             "schema": SCHEMA,
             "name": recipe.name,
@@ -95,12 +138,18 @@ class Manifest:
             "data": {role: asdict(facts) for role, facts in self.data.items()},
             "recipe": {"sha256": self.source.digest, "text": self.source.text},
             "losses": {
-                "train": [[point.step, round(point.loss, 5)] for point in self.losses.train],
-                "held_out": [[point.step, round(point.loss, 5)] for point in self.losses.held_out],
+                "train": [[point.step, round(point.loss, 5)] for point in losses.train],
+                "held_out": [[point.step, round(point.loss, 5)] for point in losses.held_out],
             },
-            "training_seconds": round(self.training_seconds, 1),
-            "hardware": {"device": self.device, "machine": platform.machine(), "cpu_cores": os.cpu_count()},
-            "versions": {"python": platform.python_version(), **_versions()},
+            "training_seconds": round(outcome.course.seconds, 1),
+            "run": outcome.as_dict(),
+            "hardware": {
+                "device": outcome.device,
+                "machine": platform.machine(),
+                "cpu_cores": os.cpu_count(),
+                "threads": outcome.threads,
+            },
+            "versions": {"python": platform.python_version(), **package_versions()},
         }
 
     def write(self, folder: Path) -> Path:
@@ -121,9 +170,10 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of everything whose version can change the result."""
     found = {}
-    for name in _PACKAGES:
+    for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -8,8 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from loradock_adapters.training.losses import Losses
-
-_SMOOTHING = 0.9  # weight of the past in the running mean
+from loradock_adapters.training.smoothing import smooth
 
 
 def plot_losses(losses: Losses, path: Path, *, title: str) -> None:
@@ -19,7 +18,7 @@ def plot_losses(losses: Losses, path: Path, *, title: str) -> None:
     axes = figure.add_subplot()
     steps = [point.step for point in losses.train]
     axes.plot(steps, [p.loss for p in losses.train], color="#9bb8d3", linewidth=0.8, label="train, each step")
-    axes.plot(steps, _smooth([p.loss for p in losses.train]), color="#1f5f99", linewidth=1.8, label="train, smoothed")
+    axes.plot(steps, smooth([p.loss for p in losses.train]), color="#1f5f99", linewidth=1.8, label="train, smoothed")
     if losses.held_out:
         axes.plot(
             [point.step for point in losses.held_out],
@@ -35,14 +34,3 @@ def plot_losses(losses: Losses, path: Path, *, title: str) -> None:
     axes.legend(frameon=False)
     # Without the creation date and version, so that equal losses give equal bytes.
     figure.savefig(path, metadata={"Software": None})
-
-
-def _smooth(values: list[float]) -> list[float]:
-    """Exponential running mean, corrected for its start."""
-    smoothed: list[float] = []
-    mean, weight = 0.0, 0.0
-    for value in values:
-        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * value
-        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
-        smoothed.append(mean / weight)
-    return smoothed

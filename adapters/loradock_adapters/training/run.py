@@ -1,32 +1,51 @@
-"""From a recipe file to an adapter folder: read, train, write, or raise and leave nothing behind.
+"""From a recipe file to an adapter folder: read, train, check, write, or raise.
 
-The finished folder appears in one rename: adapter_config.json, adapter_model.safetensors, manifest.json and
-loss.png.
+The finished folder appears in one rename: adapter_config.json, adapter_model.safetensors, manifest.json, train.jsonl,
+loss.png and loss.html. Until then everything is in `<name>.partial` beside it, which a stopped run goes on from.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import torch
 import transformers.utils.logging as transformers_logging
-from transformers import AutoTokenizer
 
-from loradock_adapters.base_model import BaseModel
-from loradock_adapters.training.data import DataFile, TokenSet, read_examples, tokenize
-from loradock_adapters.training.errors import TrainingError
+from loradock_adapters.check import Limits, check_adapter
+from loradock_adapters.training.errors import TrainingError, TrainingFailed
 from loradock_adapters.training.export import write_adapter
+from loradock_adapters.training.identity import RunIdentity
+from loradock_adapters.training.log import LOG_FILE, TrainingLog
 from loradock_adapters.training.losses import Losses
-from loradock_adapters.training.manifest import DataFacts, Manifest, cpu_name
+from loradock_adapters.training.manifest import DataFacts, EarlyStop, Manifest, Outcome, cpu_name, package_versions
+from loradock_adapters.training.page import PAGE_FILE, LivePage, write_page
+from loradock_adapters.training.partial import Partial
 from loradock_adapters.training.plot import plot_losses
-from loradock_adapters.training.progress import Silent, TrainingProgress
-from loradock_adapters.training.recipe import RecipeFile, read_recipe
-from loradock_adapters.training.trainer import Fitted, fit
+from loradock_adapters.training.preparation import Prepared, prepare
+from loradock_adapters.training.progress import Several, Silent, TrainingProgress
+from loradock_adapters.training.recipe import read_recipe
+from loradock_adapters.training.stopping import StopRequest
+from loradock_adapters.training.trainer import Fitted, Place, Tokenized, fit
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to treat a run that was broken off, and what a server allows of the adapter.
+
+    `told` hears of what is worth knowing and stops nothing.
+    """
+
+    limits: Limits | None = None
+    resume: bool = False
+    restart: bool = False
+    report_to: tuple[str, ...] = ()
+    told: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,67 +56,103 @@ class TrainResult:
     folder: Path
     losses: Losses
     seconds: float
+    tokens_per_second: float
+    peak_bytes: dict[str, int]
+    best_step: int | None = None
+    stopped_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """A data file and its tokens."""
-
-    name: Path
-    file: DataFile
-    tokens: TokenSet
-
-    @property
-    def facts(self) -> DataFacts:
-        return DataFacts.of(self.file, self.name, self.tokens)
-
-
-def train(recipe_path: Path, base_folder: Path, out_dir: Path, progress: TrainingProgress | None = None) -> TrainResult:
+def train(
+    recipe_path: Path,
+    base_folder: Path,
+    out_dir: Path,
+    progress: TrainingProgress | None = None,
+    how: How | None = None,
+    stop: StopRequest | None = None,
+) -> TrainResult:
     """Train the adapter of a recipe into out_dir/<name>.
 
-    Raises RecipeError, DataError or BaseModelError before anything heavy starts, TrainingError if out_dir/<name>
-    is there already, TrainingFailed when the run gives no usable adapter.
+    Raises RecipeError, DataError, BaseModelError or AdapterRejected before anything heavy starts, TrainingError if
+    out_dir/<name> is there already, CannotResume, TrainingStopped, and TrainingFailed when the run gives no usable
+    adapter.
     """
-    progress = progress or Silent()
-    # 1. Everything that can be wrong on paper.
-    source = read_recipe(recipe_path)
-    folder = out_dir / source.recipe.name
+    how = how or How()
+    require_free(read_recipe(recipe_path).recipe.name, out_dir)
+    return train_prepared(prepare(recipe_path, base_folder, how.limits, how.report_to), out_dir, progress, how, stop)
+
+
+def require_free(name: str, out_dir: Path) -> Path:
+    """Where the adapter will lie. Raises TrainingError if something lies there."""
+    folder = out_dir / name
     if folder.exists():
         raise TrainingError(f"{folder} exists; move it away or choose another --out")
-    base = BaseModel.read(base_folder)
-    files = {name: (path, read_examples(source.beside(path))) for name, path in _paths(source).items()}
-    # 2. Tokens.
-    progress.phase("tokenizing")
-    tokenizer = AutoTokenizer.from_pretrained(base_folder, local_files_only=True)
-    inputs = {
-        role: _Input(path, file, tokenize(tokenizer, file.examples, max_length=source.recipe.data.max_length))
-        for role, (path, file) in files.items()
-    }
-    # 3. The run.
-    held_out = inputs.get("held_out")
-    with _quiet():
-        fitted = fit(
-            source.recipe,
-            base_folder,
-            tokenizer,
-            inputs["train"].tokens,
-            None if held_out is None else _first(held_out.tokens, source.recipe.training.eval_examples),
-            progress,
-        )
-    # 4. The folder, complete or not at all.
-    progress.phase("writing the adapter")
-    finish(source, base, {role: given.facts for role, given in inputs.items()}, fitted, folder)
-    return TrainResult(source.recipe.name, folder, fitted.losses, fitted.seconds)
+    return folder
 
 
-def finish(source: RecipeFile, base: BaseModel, data: dict[str, DataFacts], fitted: Fitted, folder: Path) -> None:
-    """Write what a run gave into `folder`, which appears when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name
-        adapter = write_adapter(fitted.model, made, base_name=source.recipe.base)
-        Manifest(source, base, data, adapter, fitted.losses, fitted.seconds, device=device_name()).write(made)
-        plot_losses(fitted.losses, made / "loss.png", title=source.recipe.name)
+def train_prepared(
+    prepared: Prepared,
+    out_dir: Path,
+    progress: TrainingProgress | None = None,
+    how: How | None = None,
+    stop: StopRequest | None = None,
+) -> TrainResult:
+    """`train`, for who has prepared the run."""
+    how, progress = how or How(), progress or Silent()
+    recipe = prepared.recipe
+    folder = require_free(recipe.name, out_dir)
+    with Partial(out_dir, recipe.name) as partial, _quiet():
+        after, other = partial.begin(_identity(prepared), resume=how.resume, restart=how.restart)
+        if after is not None:
+            how.told(f"going on after step {after.step} of {prepared.schedule.steps}")
+        elif how.resume:
+            how.told("there is no checkpoint to go on from: training from the beginning")
+        if other:
+            how.told("other surroundings than before, so the result may differ in its last bits: " + "; ".join(other))
+        try:
+            with TrainingLog(partial.log_path, 0 if after is None else after.step) as log:
+                page = LivePage(partial.folder / PAGE_FILE, recipe.name, log.course)
+                fitted = fit(
+                    recipe,
+                    prepared.base.folder,
+                    prepared.tokenizer,
+                    Tokenized(prepared.train.tokens, prepared.measured),
+                    Place(partial.checkpoints, log, out_dir / "tensorboard" / recipe.name, after),
+                    Several(page, progress),
+                    stop,
+                )
+            progress.phase("writing the adapter")
+            finish(prepared, fitted, folder, partial)
+        except TrainingFailed:
+            partial.discard()  # it would fail again
+            raise
+        partial.discard()
+    course = fitted.course
+    return TrainResult(
+        name=recipe.name,
+        folder=folder,
+        losses=course.losses,
+        seconds=course.seconds,
+        tokens_per_second=course.tokens_per_second,
+        peak_bytes=fitted.peak_bytes,
+        best_step=None if fitted.best is None else fitted.best.step,
+        stopped_at=fitted.stopped_at,
+    )
+
+
+def finish(prepared: Prepared, fitted: Fitted, folder: Path, partial: Partial) -> None:
+    """Write what a run gave into `folder`, which appears when it is complete and was found fit to be served.
+
+    Raises AdapterRejected.
+    """
+    name, course = prepared.recipe.name, fitted.course
+    with tempfile.TemporaryDirectory(prefix="adapter-", dir=partial.folder) as scratch:
+        made = Path(scratch) / name
+        adapter = write_adapter(fitted.model, made, base_name=prepared.recipe.base)
+        Manifest(prepared.source, prepared.base, _facts(prepared), adapter, _outcome(prepared, fitted)).write(made)
+        check_adapter(made, prepared.base, prepared.limits).raise_if_faulty()
+        shutil.copyfile(partial.log_path, made / LOG_FILE)
+        plot_losses(course.losses, made / "loss.png", title=name)
+        write_page(made / PAGE_FILE, name, course, state=f"{len(course.steps)} steps in {course.seconds:.0f} s")
         made.replace(folder)
 
 
@@ -106,13 +161,27 @@ def device_name() -> str:
     return str(torch.cuda.get_device_name(0)) if torch.cuda.is_available() else cpu_name()
 
 
-def _paths(source: RecipeFile) -> dict[str, Path]:
-    data = source.recipe.data
-    return {"train": data.train} | ({} if data.held_out is None else {"held_out": data.held_out})
+def _facts(prepared: Prepared) -> dict[str, DataFacts]:
+    inputs = {"train": prepared.train, "held_out": prepared.held_out}
+    return {role: given.facts for role, given in inputs.items() if given is not None}
 
 
-def _first(tokens: TokenSet, count: int) -> TokenSet:
-    return replace(tokens, examples=tokens.examples[:count])
+def _outcome(prepared: Prepared, fitted: Fitted) -> Outcome:
+    rule = prepared.recipe.training.early_stopping
+    return Outcome(
+        course=fitted.course,
+        schedule=prepared.schedule,
+        peak_bytes=fitted.peak_bytes,
+        device=device_name(),
+        threads=torch.get_num_threads(),
+        early_stopping=None if rule is None else EarlyStop(rule, fitted.best, fitted.stopped_at),
+    )
+
+
+def _identity(prepared: Prepared) -> RunIdentity:
+    surroundings = {"device": device_name(), "threads": torch.get_num_threads(), **package_versions()}
+    data = {role: facts.sha256 for role, facts in _facts(prepared).items()}
+    return RunIdentity.of(prepared.recipe, data, prepared.base.digest, surroundings)
 
 
 @contextmanager

@@ -1,58 +1,95 @@
 """The training run itself: a frozen base in NF4, LoRA on top, TRL's SFTTrainer, CPU or GPU.
 
-Takes tokens and a recipe, gives the trained PEFT model and its losses. Knows no files but the base model's
-folder.
+Takes tokens, a recipe and a place for checkpoints, gives the trained PEFT model and its course. Going on from a
+checkpoint is the Trainer's own: weights, optimiser, schedule, random numbers and the order of the data.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
-import time
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    TrainerCallback,
     set_seed,
 )
 from trl import SFTConfig, SFTTrainer
 
+from loradock_adapters.training.callbacks import BestKeeper, Keeper, Notes, Recorder, Stopper, put_back
+from loradock_adapters.training.checkpoints import BEST_FILE, Checkpoint, Checkpoints
 from loradock_adapters.training.data import TokenSet
-from loradock_adapters.training.errors import TrainingFailed
-from loradock_adapters.training.losses import Losses, LossPoint
+from loradock_adapters.training.errors import TrainingFailed, TrainingStopped
+from loradock_adapters.training.footprint import highest, peak_bytes, start_counting
+from loradock_adapters.training.losses import Course, LossPoint
 from loradock_adapters.training.progress import TrainingProgress
 from loradock_adapters.training.recipe import QuantizationRecipe, Recipe
 from loradock_adapters.training.schedule import Schedule
+from loradock_adapters.training.stopping import StopRequest, Watch
+
+_WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run writes: its checkpoints and its notes; `after` is the checkpoint it goes on from.
+
+    `trackers`: the folder that TensorBoard's files go into, if the recipe wants some.
+    """
+
+    checkpoints: Checkpoints
+    notes: Notes
+    trackers: Path
+    after: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a run leaves: the model with its adapter in memory, losses, seconds spent in optimiser steps."""
+    """What a run leaves: the model with its adapter in memory, its course, and its peaks of memory in bytes.
+
+    `best`: the evaluation whose adapter this is, where the recipe stops early; `stopped_at`: the step at which it did.
+    """
 
     model: PeftModel
-    losses: Losses
-    seconds: float
+    course: Course
+    peak_bytes: dict[str, int]
+    best: LossPoint | None = None
+    stopped_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """The examples as tokens."""
+
+    train: TokenSet
+    held_out: TokenSet | None
 
 
 def fit(
     recipe: Recipe,
     base_folder: Path,
     tokenizer: PreTrainedTokenizerBase,
-    train: TokenSet,
-    held_out: TokenSet | None,
+    tokens: Tokenized,
+    place: Place,
     progress: TrainingProgress,
+    stop: StopRequest | None = None,
 ) -> Fitted:
-    """Train one adapter. Raises TrainingFailed when the loss is not finite or the adapter is still zero."""
-    schedule = recipe.training.schedule(len(train.examples))
+    """Train one adapter. Raises TrainingFailed when the loss is not finite or nothing was learned, TrainingStopped
+    when somebody asked it to stop; a checkpoint is there then.
+    """
+    schedule = recipe.training.schedule(len(tokens.train.examples))
+    start_counting()
     set_seed(recipe.training.seed)
     progress.phase("loading the base model")
     model = AutoModelForCausalLM.from_pretrained(
@@ -62,31 +99,100 @@ def fit(
         device_map={"": 0} if torch.cuda.is_available() else None,
     )
     keep_gradients_exact(model)
-    recorder = _Recorder(progress)
-    with tempfile.TemporaryDirectory(prefix="loradock-train-") as scratch:
-        trainer = SFTTrainer(
+    peak = place.after.facts.get("peak_bytes", {}) if place.after is not None else {}
+    best = _best_keeper(recipe, place)
+    keeper = Keeper(place.checkpoints, place.notes, best, peak)
+    stopper = Stopper(stop or StopRequest())
+    with _trackers(recipe, place.trackers):
+        trainer = _Trainer(
             model=model,
-            args=_arguments(recipe, schedule, scratch, evaluates=held_out is not None),
-            train_dataset=_dataset(train),
-            eval_dataset=None if held_out is None else _dataset(held_out),
+            args=_arguments(recipe, schedule, place, evaluates=tokens.held_out is not None),
+            train_dataset=_dataset(tokens.train),
+            eval_dataset=None if tokens.held_out is None else _dataset(tokens.held_out),
             processing_class=tokenizer,
             peft_config=_lora(recipe),
-            callbacks=[recorder],
+            callbacks=[Recorder(place.notes, progress), *([] if best is None else [best]), keeper, stopper],
         )
         trainer.remove_callback(PrinterCallback)
         _widen(trainer.model)
-        if held_out is not None:
-            progress.phase("measuring the base")
-            trainer.evaluate()
-        progress.phase("training")
-        began = time.monotonic()
-        trainer.train()
-        seconds = time.monotonic() - began
-        if held_out is not None and recorder.held_out[-1].step != schedule.steps:
+        _run(trainer, place, schedule, best, progress)
+        if stopper.stopped:
+            raise TrainingStopped(keeper.step, schedule.steps)
+        done = place.notes.course.steps[-1].step
+        if tokens.held_out is not None and place.notes.course.held_out[-1].step != done:
             progress.phase("measuring the adapter")
+            trainer.state.global_step = done
             trainer.evaluate()
-    _judge(trainer.model, recorder)
-    return Fitted(trainer.model, Losses(tuple(recorder.train), tuple(recorder.held_out)), seconds)
+    _judge_losses(place.notes.course)
+    if best is not None:
+        _put_best_back(trainer.model, best)
+    _judge_adapter(trainer.model)
+    return Fitted(
+        model=trainer.model,
+        course=place.notes.course,
+        peak_bytes=highest(peak, peak_bytes()),
+        best=None if best is None else best.watch.best,
+        stopped_at=None if best is None else best.stopped_at,
+    )
+
+
+class _Trainer(SFTTrainer):  # type: ignore[misc]  # trl is untyped here
+    """TRL's, without a model card in every checkpoint."""
+
+    def create_model_card(self, *args: Any, **options: Any) -> None: ...
+
+
+def _run(
+    trainer: SFTTrainer, place: Place, schedule: Schedule, best: BestKeeper | None, progress: TrainingProgress
+) -> None:
+    """The steps that are left; none if the last checkpoint is the run's end."""
+    if place.after is None:
+        progress.phase("measuring the base" if trainer.args.eval_on_start else "training")
+        trainer.train()
+    elif place.after.step >= schedule.steps or (best is not None and best.watch.enough):
+        set_peft_model_state_dict(trainer.model, load_file(place.after.folder / _WEIGHTS_FILE))
+        if best is not None and place.after.step < schedule.steps:
+            best.stopped_at = place.after.step
+    else:
+        progress.phase("training")
+        trainer.train(resume_from_checkpoint=str(place.after.folder))
+
+
+def _best_keeper(recipe: Recipe, place: Place) -> BestKeeper | None:
+    rule = recipe.training.early_stopping
+    if rule is None:
+        return None
+    watch = Watch(rule)
+    for point in place.notes.course.held_out:
+        watch.told(point)
+    kept = None if place.after is None else place.after.folder / BEST_FILE
+    return BestKeeper(watch, None if kept is None or not kept.exists() else load_file(kept))
+
+
+def _put_best_back(model: PeftModel, best: BestKeeper) -> None:
+    point = best.watch.best
+    if point is None or best.weights is None:
+        raise TrainingFailed("nothing was measured on held-out data; lower training.eval_every")
+    if point.step == 0:
+        raise TrainingFailed(
+            f"the held-out loss never fell below the base model's {point.loss:.3f}: the adapter would make answers "
+            "worse; lower training.learning_rate, or look whether both data files ask for the same"
+        )
+    put_back(model, best.weights)
+
+
+@contextmanager
+def _trackers(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """TensorBoard is told by the environment where to write; mlflow looks for its own variables."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    if "tensorboard" not in recipe.training.report_to or name in os.environ:
+        yield
+        return
+    os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
 
 
 def keep_gradients_exact(model: torch.nn.Module) -> None:
@@ -98,24 +204,6 @@ def keep_gradients_exact(model: torch.nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Collects losses and passes them on to the progress."""
-
-    def __init__(self, progress: TrainingProgress) -> None:
-        self._progress = progress
-        self.train: list[LossPoint] = []
-        self.held_out: list[LossPoint] = []
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        logs = logs or {}
-        if "loss" in logs:
-            self.train.append(LossPoint(state.global_step, float(logs["loss"])))
-            self._progress.stepped(state.global_step, state.max_steps, float(logs["loss"]))
-        if "eval_loss" in logs:
-            self.held_out.append(LossPoint(state.global_step, float(logs["eval_loss"])))
-            self._progress.evaluated(state.global_step, float(logs["eval_loss"]))
 
 
 def _quantization(recipe: QuantizationRecipe) -> BitsAndBytesConfig | None:
@@ -140,10 +228,10 @@ def _lora(recipe: Recipe) -> LoraConfig:
     )
 
 
-def _arguments(recipe: Recipe, schedule: Schedule, scratch: str, *, evaluates: bool) -> SFTConfig:
+def _arguments(recipe: Recipe, schedule: Schedule, place: Place, *, evaluates: bool) -> SFTConfig:
     training = recipe.training
     return SFTConfig(
-        output_dir=scratch,
+        output_dir=str(place.checkpoints.writing),
         use_cpu=not torch.cuda.is_available(),
         bf16=True,
         max_steps=schedule.steps,
@@ -165,9 +253,13 @@ def _arguments(recipe: Recipe, schedule: Schedule, scratch: str, *, evaluates: b
         packing=False,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=training.eval_every,
+        eval_on_start=evaluates and place.after is None,
         logging_steps=1,
-        save_strategy="no",
-        report_to="none",
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="steps",
+        save_steps=training.checkpoint_every,
+        report_to=list(training.report_to) or "none",
         disable_tqdm=True,
         dataloader_num_workers=0,
     )
@@ -184,10 +276,13 @@ def _widen(model: PeftModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def _judge(model: PeftModel, recorder: _Recorder) -> None:
-    bad = [point.step for point in recorder.train if not math.isfinite(point.loss)]
+def _judge_losses(course: Course) -> None:
+    bad = [step.step for step in course.steps if not math.isfinite(step.loss)]
     if bad:
         raise TrainingFailed(f"the loss is not finite at step {bad[0]}; lower training.learning_rate")
+
+
+def _judge_adapter(model: PeftModel) -> None:
     trained = [p for name, p in model.named_parameters() if "lora_B" in name]
     if not any(bool(p.any()) for p in trained):
         raise TrainingFailed("the adapter is still zero after training; raise training.learning_rate or steps")

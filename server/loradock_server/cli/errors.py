@@ -3,6 +3,7 @@
     CommandError
     ├── Refused            1   understood and turned down
     │   └── ServerRefused      by the server, with its own words
+    ├── Stopped            130 by whoever pressed Ctrl-C; can be gone on with
     └── NotDone            2   nothing could be judged
         ├── Unreadable         a file, a folder, a setting or a flag
         └── Unreachable        a server that does not answer, or not as LoRADock would
@@ -63,6 +64,13 @@ class ServerRefused(Refused):
     def faults(self) -> Sequence[JsonObject]:
         found = self.body.get("faults")
         return [fault for fault in found if isinstance(fault, Mapping)] if isinstance(found, list) else ()
+
+
+class Stopped(CommandError):
+    """Somebody stopped the command, and what it had done is kept. The code is what shells have for Ctrl-C."""
+
+    exit_code = 130
+    code = "stopped"
 
 
 class NotDone(CommandError):

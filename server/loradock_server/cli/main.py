@@ -122,6 +122,17 @@ class RootGroup(LazyGroup):
                 loradock adapters register home-commands ./trained/home-commands
             """),
         ),
+        "evaluate": Lazy(
+            "loradock_server.cli.evaluate:evaluate",
+            "Compare an adapter with its base, and with its base under a good prompt, on held-out examples.",
+            _MAKE,
+            examples("""
+                loradock evaluate home-commands@2 --data held_out.jsonl --train train.jsonl --prompt prompt.txt
+                loradock evaluate coder --data held_out.jsonl --no-prompted --command "python check.py {answer}"
+                loradock evaluate support --data held_out.jsonl --train train.jsonl --metric judge
+                  --judge-url https://llm.example --judge-model large
+            """),
+        ),
         "merge": Lazy(
             "loradock_server.cli.merge:merge",
             "Merge an adapter into its base model, or several adapters into one.",

@@ -14,7 +14,7 @@ import typer
 from loradock_adapters.digest import folder_digest
 from loradock_adapters.names import LIVE
 from loradock_adapters.peft_folder import SIGNATURE_FILE, list_adapter_files
-from loradock_adapters.signing import read_key
+from loradock_adapters.signing import SigningKey, read_key
 from loradock_adapters.sources import SourceLimits
 from loradock_server.cli.answers import object_in
 from loradock_server.cli.client import AdminClient, adapter_path
@@ -83,12 +83,23 @@ def register(
                     known = _known_archive(client, target, source, archive, output)
                     answer = _upload(client, target, archive, output) if known is None else known
             else:
-                with folder_of(source, _FETCH_LIMITS, output) as folder, open_adapter(folder, key) as files:
-                    large = files.size_bytes >= ASK_FIRST_BYTES and SIGNATURE_FILE not in files.files
-                    known = _known(client, target, folder, output) if large else None
-                    answer = _upload(client, target, files, output) if known is None else known
+                with folder_of(source, _FETCH_LIMITS, output) as folder:
+                    answer = send_folder(client, target, folder, output, key)
         output.document(answer)
-        _tell(answer, connection, output)
+        tell(answer, connection, output)
+
+
+def send_folder(
+    client: AdminClient, target: str, folder: Path, output: Output, key: SigningKey | None = None
+) -> JsonObject:
+    """Upload an adapter's folder to `target`, the route of a name's versions; large ones only if the server lacks them.
+
+    Returns the version as the server tells it. Raises Unreadable, ServerRefused, Unreachable.
+    """
+    with open_adapter(folder, key) as files:
+        large = files.size_bytes >= ASK_FIRST_BYTES and SIGNATURE_FILE not in files.files
+        known = _known(client, target, folder, output) if large else None
+        return _upload(client, target, files, output) if known is None else known
 
 
 def _query(alias: str, no_promote: bool) -> str:
@@ -151,7 +162,8 @@ def _probe(answer: JsonObject) -> dict[str, str]:
     return {"probe": "passed" + (f", moves a logprob by {effect:.3g}" if isinstance(effect, float) else "")}
 
 
-def _tell(answer: JsonObject, connection: Connection, output: Output) -> None:
+def tell(answer: JsonObject, connection: Connection, output: Output) -> None:
+    """Say what was registered, and what to do with it."""
     ref = cell(answer.get("id"))
     output.say(f"registered {ref}" if answer.get("created", True) else f"unchanged: these bytes are already {ref}")
     facts = {"digest": f"sha256:{answer.get('digest')}", "aliases": answer.get("aliases")}

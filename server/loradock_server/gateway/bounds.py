@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loradock_server.gateway.errors import BadRequest
+from loradock_server.gateway.repetitions import MOST, repetitions
 from loradock_server.telemetry import attributes as names
 
 MAX_ANSWERS = 1024
@@ -20,6 +21,9 @@ MAX_TEXTS = 2048
 MAX_GRAMMAR_BYTES = 1 << 16
 """Of what an answer must fit. The engine compiles grammars one after the other, and long ones for minutes: two
 megabytes of choices kept everybody else's schemas waiting for longer than clients wait."""
+MAX_REPETITIONS = 8192
+"""Of all that such a thing repeats (see `repetitions`): a dozen seconds of a core. Twenty different lengths of some
+hundred characters are a quarter of it, and a length that comes again is free."""
 MAX_TOOLS_BYTES = 1 << 19
 """Of tools, of which most is prose for the model."""
 
@@ -39,6 +43,15 @@ def require_bounded(operation: str, body: Mapping[str, Any], size: int) -> None:
         for field in _GRAMMARS:
             _require_short(field, body.get(field), MAX_GRAMMAR_BYTES)
         _require_short("tools", body.get("tools"), MAX_TOOLS_BYTES)
+    for field in (*_GRAMMARS, "tools"):
+        value = body.get(field)
+        if isinstance(value, (dict, list)) and (count := repetitions(value)) > MAX_REPETITIONS:
+            raise BadRequest(
+                f"{field} has lengths and repetitions (minLength, maxLength, {{n,m}}) that differ and sum up to "
+                f"{count}, each counted up to {MOST}; one request may have {MAX_REPETITIONS}: give several fields the "
+                "same length, or leave the large ones away",
+                param=field,
+            )
     if operation == names.TEXT_COMPLETION:
         count, choices = _texts(body.get("prompt")), body.get("n")
         choices = choices if isinstance(choices, int) and choices > 0 else 1

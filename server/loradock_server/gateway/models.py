@@ -53,6 +53,7 @@ def _base(services: Services) -> dict[str, Any]:
         "root": name,
         "parent": None,
         "max_model_len": services.watch.state.max_model_len or services.settings.max_model_len,
+        "digest": services.table.base_digest,
     }
 
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import prometheus_client
@@ -33,6 +34,9 @@ from loradock_server.telemetry import tracing
 KEEP_ALIVE_SECONDS = 75  # longer than the pools of common clients
 # After the drain everything was answered or cut; this is for the closing of sockets.
 _CLOSE_SECONDS = 5
+# Threads wait, for the registry, the disk or a store of limits; Python's default, the cores and four, is soon all taken
+# where the registry is frozen, and then who needs it not would wait for it too.
+_THREADS = 64
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ async def run_gateway(
     of several workers.
     Raises RegistryError, TracingError or OSError (the port is taken) before anything is served.
     """
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "gateway"))
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # series nobody reads
     provider = tracer_provider or tracing.build_tracer_provider("loradock-gateway")
     registry = await asyncio.to_thread(Registry.open, settings.registry)

@@ -70,6 +70,11 @@ class RoutingTable:
         self._reading = asyncio.Lock()
         self._base_target = Target(base_name, settings=AdapterSettings.stored(base_limits.document()))
 
+    @property
+    def base_digest(self) -> str:
+        """Of the base model that is served."""
+        return self._base.digest
+
     def resolve(self, model: str, key: str = "", visible: re.Pattern[str] | None = None) -> Target:
         """The target of a client's model name. Never falls back to the base model.
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, check_adapter
 from loradock_adapters.digest import folder_digest
+from loradock_adapters.errors import AdapterRejected
+from loradock_adapters.training import export
 from loradock_adapters.training.data import tokenize_one
-from loradock_adapters.training.errors import DataError, TrainingError, TrainingFailed
+from loradock_adapters.training.errors import DataError, RecipeError, TrainingError, TrainingFailed
 from loradock_adapters.training.formats import Example, Message
-from loradock_adapters.training.run import TrainResult, train
+from loradock_adapters.training.losses import LossPoint, Step
+from loradock_adapters.training.manifest import AdapterFacts
+from loradock_adapters.training.preparation import prepare
+from loradock_adapters.training.run import How, TrainResult, train
 from tests.adapters.training.conftest import byte_tokenizer
+from tests.adapters.training.making import log_of, manifest_of, write_recipe
 
 RECIPE = """
 name = "greeter"
@@ -58,23 +64,11 @@ class Heard:
     def phase(self, what: str) -> None:
         self.phases.append(what)
 
-    def stepped(self, step: int, total: int, loss: float | None) -> None:
-        self.steps.append((step, total))
+    def stepped(self, step: Step, total: int) -> None:
+        self.steps.append((step.step, total))
 
-    def evaluated(self, step: int, loss: float) -> None:
-        self.held_out.append(step)
-
-
-def write_recipe(folder: Path, text: str = RECIPE) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.toml").write_text(text)
-    for name, count in (("train", 12), ("held_out", 6)):
-        rows = [
-            {"messages": [{"role": "user", "content": f"hi {i}"}, {"role": "assistant", "content": "hello"}]}
-            for i in range(count)
-        ]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return folder / "recipe.toml"
+    def evaluated(self, point: LossPoint) -> None:
+        self.held_out.append(point.step)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +79,7 @@ def heard() -> Heard:
 @pytest.fixture(scope="module")
 def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, heard: Heard) -> TrainResult:
     folder = tmp_path_factory.mktemp("run")
-    return train(write_recipe(folder), tiny_base, folder / "out", heard)
-
-
-def manifest_of(result: TrainResult) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((result.folder / "manifest.json").read_text())
-    return document
+    return train(write_recipe(folder, RECIPE), tiny_base, folder / "out", heard)
 
 
 def test_the_loss_falls_on_what_was_trained_and_on_what_was_held_out(trained: TrainResult) -> None:
@@ -113,6 +102,8 @@ def test_the_folder_holds_an_adapter_that_can_be_served(trained: TrainResult, ti
         "adapter_model.safetensors",
         "manifest.json",
         "loss.png",
+        "loss.html",
+        "train.jsonl",
     }
     assert trained.folder.parent.name == "out"
     assert [path.name for path in trained.folder.parent.iterdir()] == ["greeter"]
@@ -180,7 +171,7 @@ def test_the_loss_curve_is_a_picture(trained: TrainResult) -> None:
 
 
 def test_the_same_recipe_gives_the_same_bytes(trained: TrainResult, tiny_base: Path, tmp_path: Path) -> None:
-    again = train(write_recipe(tmp_path), tiny_base, tmp_path / "out")
+    again = train(write_recipe(tmp_path, RECIPE), tiny_base, tmp_path / "out")
 
     assert manifest_of(again)["adapter"]["digest"] == manifest_of(trained)["adapter"]["digest"]
     assert manifest_of(again)["losses"] == manifest_of(trained)["losses"]
@@ -190,11 +181,11 @@ def test_an_adapter_that_is_there_is_not_overwritten(tiny_base: Path, tmp_path: 
     (tmp_path / "out" / "greeter").mkdir(parents=True)
 
     with pytest.raises(TrainingError, match=r"greeter exists; move it away or choose another --out"):
-        train(write_recipe(tmp_path), tiny_base, tmp_path / "out")
+        train(write_recipe(tmp_path, RECIPE), tiny_base, tmp_path / "out")
 
 
 def test_bad_data_is_refused_before_anything_is_loaded(tmp_path: Path, tiny_base: Path) -> None:
-    recipe = write_recipe(tmp_path)
+    recipe = write_recipe(tmp_path, RECIPE)
     (tmp_path / "held_out.jsonl").write_text("{}\n")
     heard = Heard()
 
@@ -210,4 +201,97 @@ def test_a_run_that_learns_nothing_fails_and_leaves_no_folder(tiny_base: Path, t
     with pytest.raises(TrainingFailed, match="still zero"):
         train(write_recipe(tmp_path, text), tiny_base, tmp_path / "out")
 
-    assert not (tmp_path / "out").exists()
+    assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "limits", "told"),
+    [
+        ("rank = 2", "rank = 9", Limits(max_rank=8), "rank 9; this server allows 8"),
+        ("alpha = 4", 'alpha = 4\ntarget_modules = ["qq_proj", "v_proj"]', None, "target_modules has qq_proj"),
+        ("rank = 2", "rank = 2", Limits(max_bytes=1000), "this server allows 1000"),
+    ],
+)
+def test_what_the_server_would_refuse_is_refused_before_data_is_read(
+    tiny_base: Path, tmp_path: Path, old: str, new: str, limits: Limits | None, told: str
+) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace(old, new))
+    (tmp_path / "train.jsonl").unlink()
+
+    with pytest.raises(AdapterRejected) as caught:
+        train(recipe, tiny_base, tmp_path / "out", how=How(limits))
+
+    assert told in str(caught.value)
+
+
+def test_the_plan_of_an_adapter_says_what_the_adapter_is_then(trained: TrainResult, tiny_base: Path) -> None:
+    prepared = prepare(trained.folder.parent.parent / "recipe.toml", tiny_base)
+    report = check_adapter(trained.folder, BaseModel.read(tiny_base))
+
+    planned = prepared.report
+    assert (planned.rank, planned.alpha, planned.target_modules) == (report.rank, report.alpha, report.target_modules)
+    assert planned.parameters == report.parameters
+
+
+def test_the_result_is_checked_before_its_folder_appears(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should PEFT ever write what a server refuses, here by a field that it ignores in silence."""
+    really = export.write_adapter
+
+    def write_adapter(model: PeftModel, folder: Path, *, base_name: str) -> AdapterFacts:
+        facts = really(model, folder, base_name=base_name)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+        return facts
+
+    monkeypatch.setattr("loradock_adapters.training.run.write_adapter", write_adapter)
+
+    with pytest.raises(AdapterRejected, match="use_dora"):
+        train(write_recipe(tmp_path, RECIPE), tiny_base, tmp_path / "out")
+
+    assert not (tmp_path / "out" / "greeter").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_once(tiny_base: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(tiny_base, tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"][0] = math.nan
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    heard = Heard()
+
+    with pytest.raises(TrainingFailed, match="not finite at step 1; lower training.learning_rate"):
+        train(write_recipe(tmp_path, RECIPE), broken, tmp_path / "out", heard)
+
+    assert heard.steps == [(1, 6)]
+
+
+def test_the_manifest_says_what_the_run_took(trained: TrainResult) -> None:
+    manifest = manifest_of(trained)
+    run = manifest["run"]
+
+    assert (run["steps"], run["planned_steps"], run["planned_epochs"]) == (6, 6, 2.0)
+    assert run["tokens"] == sum(line["tokens"] for line in log_of(trained.folder) if "tokens" in line) > 0
+    assert run["tokens_per_second"] > 0
+    assert run["peak_bytes"]["process"] > 100_000_000
+    assert run["early_stopping"] is None
+    assert manifest["hardware"]["threads"] == 1
+
+
+def test_the_log_has_every_step(trained: TrainResult) -> None:
+    steps = [line for line in log_of(trained.folder) if "loss" in line]
+
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert all({"loss", "learning_rate", "grad_norm", "tokens", "seconds"} <= line.keys() for line in steps)
+    assert max(line["learning_rate"] for line in steps) == 0.02
+    # Two batches of four and one of four make an epoch; every token of the twelve examples was seen twice.
+    assert sum(line["tokens"] for line in steps[:3]) == sum(line["tokens"] for line in steps[3:])
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(RecipeError, match=r"'mlflow', and the package mlflow is not installed; install it"):
+        train(write_recipe(tmp_path, RECIPE), tiny_base, tmp_path / "out", how=How(report_to=("mlflow",)))

@@ -6,8 +6,10 @@ A table: what goes wrong, and what `except` clause, status, `code`, `type` and `
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import openai
@@ -92,6 +94,53 @@ def busy(gateway: Gateway) -> Any:
         list(first)
 
 
+def no_key(gateway: Gateway) -> Any:
+    return chat(gateway, extra_headers={"Authorization": openai.Omit()})
+
+
+def limited(limits: dict[str, int], times: int = 1, **more: Any) -> Do:
+    """As a key with these limits, so many requests; one of them must fail."""
+
+    def do(gateway: Gateway) -> Any:
+        said = {"name": "limited", "scopes": ["infer"], "limits": limits}
+        secret = gateway.http.post("/admin/keys", json=said).json()["secret"]
+        for _ in range(times - 1):
+            chat(gateway, secret, **more)
+        return chat(gateway, secret, **more)
+
+    return do
+
+
+def key_is_busy(gateway: Gateway) -> Any:
+    said = {"name": "busy", "scopes": ["infer"], "limits": {"max_concurrency": 1}}
+    secret = gateway.http.post("/admin/keys", json=said).json()["secret"]
+    gate = gateway.engine.gate()
+    gateway.engine.enqueue(Reply(gate=gate, gate_at=1))
+    first = iter(chat(gateway, secret, stream=True))
+    next(first)
+    try:
+        return chat(gateway, secret)
+    finally:
+        gate.open()
+        list(first)
+
+
+def not_mine(gateway: Gateway) -> Any:
+    """An adapter that there is, for others."""
+    gateway.register("theirs")
+    said = {"name": "mine", "scopes": ["infer"], "adapters": ["mine-*"]}
+    return chat(gateway, gateway.http.post("/admin/keys", json=said).json()["secret"], model="theirs")
+
+
+def expired(gateway: Gateway) -> Any:
+    soon = datetime.now(UTC) + timedelta(seconds=0.5)
+    said = {"name": "short", "scopes": ["infer"], "expires_at": soon.isoformat()}
+    secret = gateway.http.post("/admin/keys", json=said).json()["secret"]
+    while datetime.now(UTC) < soon + timedelta(seconds=0.1):
+        time.sleep(0.05)
+    return chat(gateway, secret)
+
+
 TOO_LONG = (
     "This model's maximum context length is 2048 tokens. However, your prompt contains at least 2049 input tokens, "
     "which exceeds this limit even without any output tokens. (parameter=input_tokens, value=2049)"
@@ -138,6 +187,49 @@ TABLE = (
     Row("an unknown model", asked(model="nobody"), openai.NotFoundError, 404, "model_not_found", "model"),
     Row("a retired version", retired, openai.APIStatusError, 410, "adapter_retired", "model"),
     Row("a wrong key", asked(key="ld-wrong"), openai.AuthenticationError, 401, "invalid_api_key"),
+    Row("no key", no_key, openai.AuthenticationError, 401, "invalid_api_key"),
+    Row("an expired key", expired, openai.AuthenticationError, 401, "invalid_api_key"),
+    Row("an adapter of others", not_mine, openai.NotFoundError, 404, "model_not_found", "model"),
+    Row(
+        "too many requests a minute",
+        limited({"requests_per_minute": 1}, times=2),
+        openai.RateLimitError,
+        429,
+        "rate_limit_exceeded",
+        None,
+        "rate_limit_error",
+        True,
+    ),
+    Row(
+        "too many tokens a minute",
+        limited({"tokens_per_minute": 30}, times=2, max_tokens=20),
+        openai.RateLimitError,
+        429,
+        "rate_limit_exceeded",
+        None,
+        "rate_limit_error",
+        True,
+    ),
+    Row(
+        "the budget of the day is used up",
+        limited({"tokens_per_day": 20}, times=100),
+        openai.RateLimitError,
+        429,
+        "insufficient_quota",
+        None,
+        "insufficient_quota",
+        True,
+    ),
+    Row(
+        "as many requests as a key may have",
+        key_is_busy,
+        openai.RateLimitError,
+        429,
+        "key_concurrency",
+        None,
+        "rate_limit_error",
+        True,
+    ),
     Row("no right to infer", with_key("admin"), openai.PermissionDeniedError, 403, "insufficient_permissions"),
     Row(
         "an adapter that cannot be loaded",

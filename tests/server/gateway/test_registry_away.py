@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
-import psutil
 import pytest
 
-from loradock_adapters.registry import database
+from loradock_adapters.registry import Actor, Registry, Split, database, postgresql
 from loradock_server.gateway import auth
 from tests.postgres import Postgres, running_postgres
 from tests.server.gateway.conftest import Gateway, Start, eventually
@@ -67,6 +67,13 @@ def is_itself_again(gateway: Gateway) -> None:
     assert "late" not in gateway.http.get("/admin/keys").text
     gateway.http.put("/admin/adapters/poet/aliases/live", json={"version": 1}).raise_for_status()
     assert served(gateway) == "poet@1"
+
+
+def hears_of_others(gateway: Gateway, url: str) -> None:
+    """What another gateway changes is followed again."""
+    with closing(Registry.open(url)) as other:
+        other.aliases.set("poet", "live", Split.to(2), by=Actor("other", "test"))
+    eventually(lambda: served(gateway) == "poet@2")
 
 
 def prepared(gateway: Gateway) -> str:
@@ -138,32 +145,39 @@ def test_a_postgresql_whose_registry_somebody_holds_locked(start: Start, postgre
 
 
 def test_a_postgresql_that_is_stopped_and_comes_back(start: Start) -> None:
-    with running_postgres() as cluster, start(registry_url=cluster.new_database()) as gateway:
-        key = prepared(gateway)
-        cluster.stop()
-        refused_clearly(gateway)
-        goes_on_from_memory(gateway, key)
-        cluster.start()
-        is_itself_again(gateway)
+    with running_postgres() as cluster:
+        url = cluster.new_database()
+        with start(registry_url=url) as gateway:
+            key = prepared(gateway)
+            cluster.stop()
+            refused_clearly(gateway)
+            goes_on_from_memory(gateway, key)
+            cluster.start()
+            is_itself_again(gateway)
+            hears_of_others(gateway, url)
 
 
-def test_a_postgresql_that_is_frozen_keeps_nobody_waiting_whose_key_is_known(
+def test_a_postgresql_that_is_frozen_keeps_nobody_waiting_for_ever(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "REGISTRY_SECONDS", 1.0)
-    with running_postgres() as cluster, start(registry_url=cluster.new_database()) as gateway:
-        key = prepared(gateway)
-        assert cluster.process is not None
-        frozen = [psutil.Process(cluster.process.pid)]
-        frozen += frozen[0].children()
-        for process in frozen:
-            process.suspend()
-        try:
-            goes_on_from_memory(gateway, key)
-            unknown = gateway.http.get("/v1/models", headers={"authorization": "Bearer ld-who-knows"})
-            assert (unknown.status_code, unknown.json()["error"]["code"]) == (503, "registry_unavailable")
-            goes_on_from_memory(gateway, key)
-        finally:
-            for process in frozen:
-                process.resume()
-        is_itself_again(gateway)
+    for name in ("STATEMENT_SECONDS", "SILENT_SECONDS", "PING_SECONDS"):
+        monkeypatch.setattr(postgresql, name, 1.0)
+    with running_postgres() as cluster:
+        url = cluster.new_database() + "&connect_timeout=2"
+        with start(registry_url=url) as gateway:
+            key = prepared(gateway)
+            with cluster.frozen():
+                goes_on_from_memory(gateway, key)
+                method, path, body = CHANGES[0]
+                with ThreadPoolExecutor() as pool:  # each waits for a connection of its own
+                    change = pool.submit(gateway.http.request, method, path, json=body)
+                    read = pool.submit(gateway.http.get, "/admin/keys")
+                for answer in (change.result(), read.result()):
+                    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "registry_unavailable")
+                    assert answer.headers["retry-after"]
+                unknown = gateway.http.get("/v1/models", headers={"authorization": "Bearer ld-who-knows"})
+                assert (unknown.status_code, unknown.json()["error"]["code"]) == (503, "registry_unavailable")
+                goes_on_from_memory(gateway, key)
+            is_itself_again(gateway)
+            hears_of_others(gateway, url)

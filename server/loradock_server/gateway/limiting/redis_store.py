@@ -2,11 +2,15 @@
 
 Times are Redis' own. What counts no more expires by itself. One Redis database serves one installation, since subjects
 are known by the names of adapters. It keeps no days: those are to outlive it.
+
+A Redis that was frozen goes on with all that was sent to it meanwhile, though nobody waits any more and each exchange
+tells again what the one before did. So an exchange says until when it counts, by Redis' clock as it was last heard.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +25,14 @@ TIMEOUT_SECONDS = 2.0
 
 # In one hash slot, as a cluster demands of the keys of one script.
 _PREFIX = "loradock:{limits}:"
-# KEYS: one hash for each bucket, then one for each subject with running requests. ARGV: what was taken, in JSON.
+# KEYS: one hash for each bucket, then one for each subject with running requests. ARGV: what was taken, in JSON. The
+# first part of the answer is 1 if it counted, 0 if it came too late; the second is Redis' time.
 _SCRIPT = """
 local told = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local shown = string.format('%.17g', now)
+if told.good_until < now then return {0, shown, {}, {}} end
 local contents, elsewhere = {}, {}
 for i, one in ipairs(told.buckets) do
   local was = redis.call('HMGET', KEYS[i], 'content', 'at')
@@ -61,7 +68,7 @@ for i, requests in ipairs(told.running) do
   end
   elsewhere[i] = sum
 end
-return {contents, elsewhere}
+return {1, shown, contents, elsewhere}
 """
 
 
@@ -92,6 +99,9 @@ class RedisLimits:
                 f"LORADOCK_LIMITS_URL cannot be read ({error}); write redis://host:6379/0, rediss://… or unix:///path"
             ) from error
         self._exchange = self._redis.register_script(_SCRIPT)
+        # As long as the client waits for an answer, which the URL may say too.
+        self._seconds = float(self._redis.get_connection_kwargs().get("socket_timeout") or TIMEOUT_SECONDS)
+        self._ahead: float | None = None  # of Redis' clock, seconds since 1970, over ours
 
     def exchange(self, gateway: str, taken: Collection[BucketTaken], running: Collection[Running]) -> Together:
         """As `LimitTable.exchange`. Raises LimitStoreError."""
@@ -99,19 +109,32 @@ class RedisLimits:
         keys += [f"{_PREFIX}running:{one.subject}" for one in running]
         told = {
             "gateway": gateway,
+            "good_until": 0.0,
             "lease": RUNNING_SECONDS,
             "buckets": [{"taken": one.taken, "per_second": one.per_second} for one in taken],
             "running": [one.requests for one in running],
         }
         try:
-            answer: Any = self._exchange(keys=keys, args=[json.dumps(told)])
-            contents, elsewhere = answer
+            contents, elsewhere = self._tell(keys, told)
             return Together(
                 {(one.subject, one.kind): float(content) for one, content in zip(taken, contents, strict=True)},
                 {one.subject: int(requests) for one, requests in zip(running, elsewhere, strict=True)},
             )
         except (*self._errors, TypeError, ValueError) as error:
             raise LimitStoreError(f"Redis (LORADOCK_LIMITS_URL) failed: {error}") from error
+
+    def _tell(self, keys: list[str], told: dict[str, Any]) -> tuple[list[bytes], list[int]]:
+        if self._ahead is None:
+            seconds, micros = self._redis.time()
+            self._ahead = seconds + micros / 1e6 - time.monotonic()
+        for _ in range(2):  # a clock that was set says in its answer how late it is
+            told["good_until"] = time.monotonic() + self._ahead + self._seconds
+            answer: Any = self._exchange(keys=keys, args=[json.dumps(told)])
+            counted, shown, contents, elsewhere = answer
+            self._ahead = float(shown) - time.monotonic()
+            if counted:
+                return contents, elsewhere
+        raise ValueError("its clock does not stand still long enough for an exchange")
 
     def close(self) -> None:
         self._redis.close()

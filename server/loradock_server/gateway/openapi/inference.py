@@ -96,7 +96,7 @@ class Model(BaseModel):
     root: str = Field(description="what answers now: name@version, or the base model")
     parent: str | None = Field(description="the base model of an adapter")
     max_model_len: int
-    digest: str | None = Field(default=None, description="of the version; adapters only")
+    digest: str | None = Field(default=None, description="of the version's bytes, or of the base model's")
 
 
 class ModelList(BaseModel):

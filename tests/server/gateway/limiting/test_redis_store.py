@@ -95,6 +95,30 @@ def test_a_redis_that_is_away_is_an_error_at_once_and_works_again_when_it_is_bac
     assert fill(store, "one", 1) == 1
 
 
+def test_a_redis_that_is_frozen_is_an_error_soon_and_counts_nothing_twice_that_was_told_meanwhile(
+    store: RedisLimits, redis_server: RedisServer
+) -> None:
+    quick = RedisLimits(redis_server.url() + "&socket_timeout=0.2")
+    fill(quick, "one", 5)
+    fill(store, "two", 1)
+    with redis_server.frozen():
+        for _ in range(4):
+            with pytest.raises(LimitStoreError, match="LORADOCK_LIMITS_URL"):
+                fill(quick, "one", 5)  # the same each time, as nobody said that it counted
+        time.sleep(0.3)  # until the last of them is too late
+    assert fill(quick, "one", 5) == pytest.approx(11, abs=0.01)
+    quick.close()
+
+
+def test_a_clock_that_was_set_costs_no_exchange(store: RedisLimits) -> None:
+    fill(store, "one", 5)
+    for seconds in (-86_400.0, 86_400.0):  # as if Redis' clock had been set forth, and back
+        assert store._ahead is not None
+        store._ahead += seconds
+        fill(store, "one", 1)
+    assert fill(store, "one", 0) == pytest.approx(7, abs=0.01)
+
+
 def test_what_is_no_answer_is_an_error(store: RedisLimits) -> None:
     store._redis.set("loradock:{limits}:requests:key:a", "not ours")
     with pytest.raises(LimitStoreError, match="WRONGTYPE"):

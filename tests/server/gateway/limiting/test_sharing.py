@@ -167,6 +167,31 @@ def test_without_the_store_each_counts_what_it_sees_and_says_so_once(
     eventually(lambda: left(two, key, "requests") <= 5 + drained(begun, 20))
 
 
+@pytest.mark.parametrize("pair", ["redis"], indirect=True)
+def test_a_store_that_is_frozen_keeps_nobody_waiting_and_is_heard_again(
+    pair: tuple[Gateway, Gateway], redis_beside: RedisServer
+) -> None:
+    one, two = pair
+    key = key_with(one, requests_per_minute=1000)
+    assert ask(one, key) == ask(two, key) == 200
+
+    def said(gateway: Gateway, words: str) -> int:
+        return sum(words in str(line) for line in gateway.records())
+
+    before = said(one, "limits count what this gateway sees"), said(one, "can be asked again")
+    begun = time.monotonic()
+    with redis_beside.frozen():
+        asked = 0
+        while said(one, "limits count what this gateway sees") == before[0]:
+            if asked < 100:
+                assert ask(one, key) == 200
+                asked += 1
+        assert ask(two, key) == 200
+    eventually(lambda: said(one, "can be asked again") > before[1])
+    eventually(lambda: left(two, key, "requests") <= 1000 - asked + drained(begun, 1000))
+    assert left(two, key, "requests") >= 1000 - asked - 4, "what was told again and again counts once"
+
+
 @pytest.mark.parametrize("pair", STORES, indirect=True)
 def test_places_are_shared_and_those_of_a_killed_gateway_come_free(
     pair: tuple[Gateway, Gateway], request: pytest.FixtureRequest
