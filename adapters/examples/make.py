@@ -11,6 +11,7 @@ do not print or write.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -19,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def ready(name: str, work: Path) -> Path:
     raise Failed(f"there is no adapter of {name} yet; leave --no-train out")
 
 
-@contextmanager
+@contextlib.contextmanager
 def server(base: Path, work: Path) -> Iterator[Path]:
     """`loradock serve` in a home that is thrown away; the commands find it there."""
     work.mkdir(parents=True, exist_ok=True)
@@ -153,18 +154,16 @@ def server(base: Path, work: Path) -> Iterator[Path]:
 
 
 def is_ready(home: Path) -> bool:
-    done = subprocess.run(
-        [LORADOCK, "adapters", "list", "--json"], env=environment(home), capture_output=True, check=False
-    )
-    return done.returncode == 0
+    url = json.loads((home / "run/server.json").read_text(encoding="utf-8"))["url"]
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=5) as reply:
+        return bool(reply.status == 200)
+    return False
 
 
 def evaluate(name: str, adapter: Path, home: Path, work: Path) -> None:
-    """Write result.json of an example. Whatever the verdict, it is written."""
+    """Write result.json of an example, whatever the verdict. Answers that an interrupted run left are used."""
     folder, task = EXAMPLES / name, TASKS[name]
     out = work / "evaluated" / name
-    shutil.rmtree(out, ignore_errors=True)
-    began = time.monotonic()
     loradock(
         *("evaluate", name, "--data", str(folder / "data/held_out.jsonl"), "--metric", task.metric),
         *("--prompt", str(folder / "prompt.txt"), "--train", str(folder / "data/train.jsonl")),
@@ -174,10 +173,7 @@ def evaluate(name: str, adapter: Path, home: Path, work: Path) -> None:
     )
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
     result = {key: value for key, value in found.items() if key not in ("examples", "data")} | {
-        "minutes": {
-            "training": trained_minutes(adapter),
-            "evaluation": round((time.monotonic() - began) / 60, 1),
-        },
+        "training_minutes": trained_minutes(adapter),
         "samples": [
             {
                 "asked": shorten(one["asked"][-1]["content"]),

@@ -1,7 +1,7 @@
 """How well a version did on held-out data, as somebody measured it: a document with numbers, read strictly.
 
-It takes any document with `task` and `metrics`, such as `loradock evaluate` writes, and numbers under the name `adapter`
-too, as earlier examples had them. It measures nothing itself.
+It takes any document with `task` and `metrics`, such as `loradock evaluate` writes, and numbers under the name
+`adapter` too, as earlier examples had them. It measures nothing itself.
 """
 
 from __future__ import annotations

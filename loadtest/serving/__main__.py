@@ -26,6 +26,7 @@ from loradock_adapters.base_model import BaseModel
 
 COUNTS = (1, 4, 16)
 RANK = 16
+BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 KEPT = Path(__file__).with_name("measured.json")
 
 
@@ -37,7 +38,12 @@ def main() -> int:
         for way in options.ways:
             for count in options.counts:
                 keep(options.out, way, count, _measured(base, way, count, options.rounds, console))
-    sys.stdout.write(table(read(options.out)))
+    text = table(read(options.out))
+    sys.stdout.write(text)
+    if options.page is not None:
+        before, begin, rest = options.page.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        options.page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")
     return 0
 
 
@@ -95,6 +101,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of 64 requests; their median counts")
     parser.add_argument("--base", type=Path, help="the base model's folder; default: the bundled one")
     parser.add_argument("--table", action="store_true", help="measure nothing, print the table of what was measured")
+    parser.add_argument("--page", type=Path, help="a Markdown file that gets the table, as docs/serving-compared.md")
     parser.add_argument("--out", type=Path, default=KEPT, help="where results are kept")
     return parser.parse_args()
 

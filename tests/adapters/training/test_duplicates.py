@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from loradock_adapters.training.duplicates import groups, near_pairs, whole_text
+from loradock_adapters.training.duplicates import distinct, groups, near_pairs, whole_text
 from loradock_adapters.training.formats import Example, Message
 
 pytest.importorskip("datasketch")
@@ -44,3 +44,20 @@ def test_pairs_between_two_lists_are_positions_in_each_and_equal_ones_do_not_cou
 
 def test_short_texts_are_never_near() -> None:
     assert near_pairs(["turn on the light", "turn on the lights"]) == []
+
+
+def test_distinct_keeps_the_first_of_those_that_are_near_and_drops_questions_with_two_answers() -> None:
+    def example(asked: str, answer: str) -> Example:
+        return Example((Message("user", asked), Message("assistant", answer)))
+
+    first, other, torn = text(1), text(2), text(3)
+    examples = [
+        example(first, "yes"),
+        example(changed(first, 30), "yes"),
+        example(torn, "yes"),
+        example(other, "no"),
+        example(torn.upper(), "no"),
+        example(other, "no"),
+    ]
+
+    assert distinct(examples) == [examples[0], examples[3]]
