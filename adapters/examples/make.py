@@ -80,11 +80,11 @@ def main() -> None:
     try:
         if not options.write:
             make(names, options.var, train=not options.no_train)
+        for name in names:
+            write_readme(name)
+        write_tables()
     except Failed as error:
         sys.exit(f"make examples: {error}")
-    for name in names:
-        write_readme(name)
-    write_tables()
 
 
 def make(names: Sequence[str], var: Path, *, train: bool) -> None:
