@@ -25,6 +25,7 @@ from loadtest.processor import processor
 
 ONE, MANY, STREAM, FIRST = "1 client, p50 ms", "32 clients, requests/s", "stream, p50 ms", "first event, p50 ms"
 CLIENTS = 32
+CHEAPEST = "round_robin"  # of the router's policies; as it comes it looks for the worker that has the prompt cached
 
 Found = dict[str, dict[str, list[float]]]
 """Row to target to what each round measured."""
@@ -49,7 +50,8 @@ def measure(options: argparse.Namespace, console: Console) -> int:
         engine = held.enter_context(servers.fake_engine(f"--work={options.work}"))
         targets = [engine.target]
         if not options.alone:
-            targets.append(held.enter_context(servers.vllm_router(engine, options.rivals)))
+            for policy in (None, CHEAPEST):
+                targets.append(held.enter_context(servers.vllm_router(engine, options.rivals, policy)))
         if options.litellm:
             targets.append(held.enter_context(servers.litellm(engine, options.rivals)))
         targets.append(held.enter_context(servers.ours(engine)))
@@ -150,9 +152,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--work",
         type=float,
-        default=0,
+        default=50,
         metavar="US",
-        help="microseconds of work that a request is to the fake engine",
+        help="microseconds of work that a request is to the fake engine (default: 50, which no real one is as fast as)",
     )
     parser.add_argument("--alone", action="store_true", help="no other gateways")
     parser.add_argument(

@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import uvloop
 
 from loradock_server import wire
+from loradock_server.engine.usage import GATHER_SECONDS
 
 CHUNKS = 32
 MODEL = "bench"
@@ -98,7 +99,7 @@ class Engine:
         self._pending: dict[str, list[bytes]] = {}
 
     def publish(self, gateway: str, request_id: str, adapter: str | None, digest: str | None) -> None:
-        """One record for the gateway that asked; those of one turn of the loop leave together."""
+        """One record for the gateway that asked; some of them leave together, as the real engine sends them."""
         self._sequence += 1
         record = {
             "seq": self._sequence,
@@ -114,7 +115,7 @@ class Engine:
             "residency": "resident",
         }
         if not self._pending:
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._flush)
         self._pending.setdefault(gateway, []).append(json.dumps(record).encode() + b"\n")
 
     def work(self) -> None:

@@ -123,15 +123,16 @@ def _prepare(url: str) -> str:
 
 
 @contextlib.contextmanager
-def vllm_router(engine: Engine, rivals: Path) -> Iterator[Target]:
-    """vLLM's router in Rust, with one worker behind it and its cheapest policy."""
+def vllm_router(engine: Engine, rivals: Path, policy: str | None = None) -> Iterator[Target]:
+    """vLLM's router in Rust, with one worker behind it; as it comes, which is `cache_aware`, or with this policy."""
     program = _installed(rivals / "vllm-router", ROUTER, "vllm-router")
-    port, metrics, log = free_port(), free_port(), engine.folder / "vllm-router.log"
-    command = [program, "--host=127.0.0.1", f"--port={port}", f"--prometheus-port={metrics}", "--policy=round_robin"]
-    command += [f"--worker-urls=http://127.0.0.1:{engine.port}", "--log-level=error"]
+    name = ROUTER.replace("==", " ") + (f", {policy}" if policy else "")
+    port, metrics, log = free_port(), free_port(), engine.folder / f"{name}.log"
+    command = [program, "--host=127.0.0.1", f"--port={port}", f"--prometheus-port={metrics}", "--log-level=error"]
+    command += [f"--worker-urls=http://127.0.0.1:{engine.port}", *([f"--policy={policy}"] if policy else [])]
     with process(command, {}, log) as running:
         wait_for(f"http://127.0.0.1:{port}/health", running, log)
-        yield Target(ROUTER.replace("==", " "), port)
+        yield Target(name, port)
 
 
 @contextlib.contextmanager

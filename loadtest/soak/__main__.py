@@ -1,5 +1,7 @@
 """`python -m loadtest.soak`: a gateway and a fake engine under churn for half an hour; a table, soak.json, soak.png.
 
+With --engine it is `loradock serve` on the bundled model, seen from outside.
+
 Exits with 1 when something grew, or when somebody got an answer that nobody should get.
 """
 
@@ -36,7 +38,7 @@ from loadtest.gateway.servers import (
 )
 from loadtest.processor import processor
 from loadtest.soak.churn import Churn
-from loadtest.soak.verdict import MEBIBYTE, WARM_UP, Verdict, judge
+from loadtest.soak.verdict import ALLOWED, ALLOWED_OF_AN_ENGINE, MEBIBYTE, WARM_UP, Verdict, judge
 
 ENGINE_LIVES_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0
@@ -47,10 +49,15 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     samples_file = options.out / "samples.jsonl"
     samples_file.unlink(missing_ok=True)
-    with fake_engine() as engine, _gateway(engine, options.every, samples_file) as url:
-        churn = asyncio.run(_run(url, engine, options))
+    if options.engine:
+        from loadtest.soak import real_engine
+
+        churn = real_engine.soak(options.minutes, options.rate, options.change_every, options.every, samples_file)
+    else:
+        with fake_engine() as engine, _gateway(engine, options.every, samples_file) as url:
+            churn = asyncio.run(_run(url, engine, options))
     samples = [json.loads(line) for line in samples_file.read_text().splitlines()]
-    verdicts = judge(samples)
+    verdicts = judge(samples, ALLOWED_OF_AN_ENGINE if options.engine else ALLOWED)
     report = {
         "when": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
@@ -62,7 +69,8 @@ def main() -> int:
         "samples": samples,
     }
     (options.out / "soak.json").write_text(json.dumps(report, indent=2) + "\n")
-    plot(samples, options.out / "soak.png")
+    if not options.engine:
+        plot(samples, options.out / "soak.png")
     console = Console()
     console.print(_table(verdicts, samples))
     console.print(f"done: {dict(sorted(churn.done.items()))}")
@@ -133,7 +141,7 @@ def _table(verdicts: Sequence[Verdict], samples: Sequence[dict[str, Any]]) -> Ta
     for column in ("", "after warm-up", "at the end", "growth by the line", "an hour", "allowed", ""):
         table.add_column(column, justify="left" if not column else "right")
     for one in verdicts:
-        unit, form = (MEBIBYTE, "{:.1f} MiB") if one.what == "rss" else (1, "{:.1f}")
+        unit, form = (MEBIBYTE, "{:.1f} MiB") if one.what.endswith("rss") else (1, "{:.1f}")
         numbers = (one.first, one.last, one.growth, one.per_hour, one.allowed)
         said = "flat" if one.is_flat else "GROWS"
         table.add_row(one.what, *[form.format(number / unit) for number in numbers], said)
@@ -165,6 +173,9 @@ def plot(samples: Sequence[Mapping[str, float]], path: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30, help="how long")
+    parser.add_argument(
+        "--engine", action="store_true", help="the real engine, its processes too; --rate 2 for two cores"
+    )
     parser.add_argument("--rate", type=float, default=20, help="requests a second")
     parser.add_argument("--change-every", type=float, default=1, help="seconds between an operator's changes")
     parser.add_argument("--every", type=float, default=10, help="seconds between two samples")

@@ -36,6 +36,8 @@ class Churn:
     http: httpx.AsyncClient
     base: str
     dice: random.Random
+    hidden: int = 8
+    """Of the base model: what its `q_proj` takes and gives."""
     done: Counter[str] = field(default_factory=Counter)
     surprises: list[str] = field(default_factory=list)
     engine_up: bool = True
@@ -76,7 +78,12 @@ class Churn:
 
     def _body(self, *, stream: bool, model: str | None = None) -> dict[str, object]:
         words = " ".join(self.dice.choices(["blue", "red", "cat", "dog"], k=self.dice.randint(1, 200)))
-        return {"model": model or self._model(), "messages": [{"role": "user", "content": words}], "stream": stream}
+        return {
+            "model": model or self._model(),
+            "messages": [{"role": "user", "content": words}],
+            "stream": stream,
+            "max_tokens": 16,
+        }
 
     # Clients. A name may be deleted, and the engine killed, at any moment: 404 and 503 are answers then.
 
@@ -122,12 +129,12 @@ class Churn:
         if self.live.get(name, 0) >= MAX_VERSIONS:
             await self._delete(name)
             return
-        scale = np.float32(self.dice.random())
+        numbers = np.random.default_rng(self.dice.randrange(1 << 32))
         key = "base_model.model.model.layers.0.self_attn.q_proj"
         weights = save(
             {
-                f"{key}.lora_A.weight": np.full((2, 8), scale, np.float32),
-                f"{key}.lora_B.weight": np.full((8, 2), scale, np.float32),
+                f"{key}.lora_A.weight": numbers.normal(0, 0.2, (2, self.hidden)).astype(np.float32),
+                f"{key}.lora_B.weight": numbers.normal(0, 0.2, (self.hidden, 2)).astype(np.float32),
             }
         )
         files = [

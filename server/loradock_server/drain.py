@@ -23,17 +23,27 @@ class Drain:
     @contextmanager
     def answering(self) -> Iterator[bool]:
         """Hold while a request is answered; yields False when it must be turned away."""
-        if self.draining:
-            yield False
-            return
-        self.in_flight += 1
-        self._idle.clear()
+        welcome = self.enter()
         try:
-            yield True
+            yield welcome
         finally:
-            self.in_flight -= 1
-            if self.in_flight == 0:
-                self._idle.set()
+            if welcome:
+                self.leave()
+
+    def enter(self) -> bool:
+        """`answering` for every request: False when it must be turned away, else `leave` must follow."""
+        if self.draining:
+            return False
+        self.in_flight += 1
+        if self.in_flight == 1:
+            self._idle.clear()
+        return True
+
+    def leave(self) -> None:
+        """It is answered."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._idle.set()
 
     async def idle(self, timeout_seconds: float) -> bool:
         """Wait until nothing is being answered; False if that took longer than `timeout_seconds`."""

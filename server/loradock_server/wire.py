@@ -57,7 +57,7 @@ def encoded(text: str) -> str:
 
 def decoded(value: str) -> str:
     """What `encoded` was given."""
-    return unquote(value)
+    return unquote(value) if "%" in value else value
 
 
 def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> dict[str, Any]:

@@ -89,7 +89,9 @@ async def ask_and_kill(server: Server, secret: str, dice: random.Random, found: 
         clients = [
             asyncio.create_task(keep_asking(client, random.Random(dice.random()), found)) for _ in range(CLIENTS)
         ]
-        await asyncio.sleep(dice.uniform(4, 9))
+        while len(found.answers) < 2 * CLIENTS:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(BOUND_SECONDS + dice.uniform(0.5, 5))
         everyone = [psutil.Process(server.process.pid)]
         everyone += everyone[0].children(recursive=True)
         killed = time.monotonic()

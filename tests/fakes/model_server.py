@@ -7,6 +7,8 @@ token id. What a model says is decided by a test's function; it has no weights, 
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +43,11 @@ class ModelServer:
     fail_after: int | None = None
     failure: tuple[int, str] = (400, "no more")
     attach_status: int = 201
+    may_manage: bool = True
+    # After so many chats no more are answered until `released`; `reached` is set when one waits.
+    hold_after: int | None = None
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     attached: list[dict[str, Any]] = field(default_factory=list)
 
@@ -55,7 +62,7 @@ class ModelServer:
                 Route("/detokenize", self._detokenize, methods=["POST"]),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/completions", self._completion, methods=["POST"]),
-                Route("/admin/adapters/{name}/versions/{version}/evaluations", self._attach, methods=["POST"]),
+                Route("/admin/adapters/{name}/versions/{version}/evaluations", self._attach, methods=["GET", "POST"]),
             ]
         )
         await app(scope, receive, send)
@@ -88,6 +95,10 @@ class ModelServer:
         body = await self._body(request)
         if self.fail_after is not None and len(self.chats()) > self.fail_after:
             return _error(*self.failure)
+        if self.hold_after is not None and len(self.chats()) > self.hold_after:
+            self.reached.set()
+            while not self.released.is_set():
+                await asyncio.sleep(0.02)
         text = self.says(body["model"], body["messages"])
         cut = text[: body["max_tokens"]]
         usage = {"prompt_tokens": len(render(body["messages"], True)), "completion_tokens": len(cut)}
@@ -104,8 +115,12 @@ class ModelServer:
         return JSONResponse({"model": body["model"], "choices": [{"text": "x", "prompt_logprobs": [None, *each]}]})
 
     async def _attach(self, request: Request) -> JSONResponse:
+        if not self.may_manage:
+            return _error(403, "the key may not do this")
+        if request.method == "GET":
+            return JSONResponse({"data": self.attached})
         if self.attach_status != 201:
-            return _error(self.attach_status, "the key may not do this")
+            return _error(self.attach_status, "the disk is full")
         self.attached.append(await request.json())
         return JSONResponse({"id": len(self.attached)}, status_code=201)
 

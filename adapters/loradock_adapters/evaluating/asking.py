@@ -83,13 +83,7 @@ class Asker:
 
     async def answer(self, model: Model, messages: Messages, decoding: Decoding) -> Answer:
         """The greedy answer to a chat. Raises ServerSaidNo, ServerGone, CannotEvaluate."""
-        body = {
-            "model": model.id,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": decoding.max_tokens,
-            "seed": decoding.seed,
-        }
+        body = _chat(model, messages, decoding)
         key = self._key("answer", model, body)
         if (known := self._journal.get(key)) is not None and (read := _answer(known)) is not None:
             return read
@@ -112,6 +106,10 @@ class Asker:
         self._journal.put(key, record)
         return read
 
+    def knows(self, model: Model, messages: Messages, decoding: Decoding) -> bool:
+        """Whether the journal has that answer."""
+        return self._journal.get(self._key("answer", model, _chat(model, messages, decoding))) is not None
+
     async def wanted_text(self, model: Model, example: Example) -> str:
         """The wanted answer and its stop token, as the chat template writes them.
 
@@ -131,10 +129,9 @@ class Asker:
         """The tokens of a text, without any that a model puts in front."""
         return await self._tokenize({"model": model.id, "prompt": text, "add_special_tokens": False})
 
-    async def likelihood(self, model: Model, messages: Messages, wanted: Sequence[int]) -> Likelihood:
-        """How likely `model` thinks that `wanted` follows the chat."""
-        given = await self._tokenize({"model": model.id, "messages": messages, "add_generation_prompt": True})
-        return await self.likelihood_after(model, given, wanted)
+    async def prompt_tokens(self, model: Model, messages: Messages) -> list[int]:
+        """The tokens of a chat, up to where the answer begins."""
+        return await self._tokenize({"model": model.id, "messages": messages, "add_generation_prompt": True})
 
     async def likelihood_after(self, model: Model, given: Sequence[int], wanted: Sequence[int]) -> Likelihood:
         """How likely `model` thinks that the tokens `wanted` follow the tokens `given` (one at least)."""
@@ -182,6 +179,16 @@ class Asker:
         """An answer by somebody else would be counted for the wrong one."""
         if reply.get("model") != model.id:
             raise CannotEvaluate(f"{model.id} was asked and {str(reply.get('model'))[:80]!r} answered")
+
+
+def _chat(model: Model, messages: Messages, decoding: Decoding) -> dict[str, Any]:
+    return {
+        "model": model.id,
+        "messages": messages,
+        "temperature": 0,
+        "max_tokens": decoding.max_tokens,
+        "seed": decoding.seed,
+    }
 
 
 def _answer(record: Mapping[str, Any]) -> Answer | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,6 @@ from loradock_adapters.training.duplicates import asked_text
 from loradock_adapters.training.formats import Example
 
 Role = Literal["base", "prompted", "adapter"]
-ROLES: tuple[Role, ...] = ("base", "prompted", "adapter")
 Messages = list[dict[str, str]]
 
 _SHOWN = 5
@@ -92,7 +90,3 @@ def choose_shots(train: DataFile, count: int, seed: int) -> tuple[Example, ...]:
                 chosen.append(queue.pop())
     draw.shuffle(chosen)
     return tuple(chosen)
-
-
-def roles(contenders: Sequence[Contender]) -> tuple[Role, ...]:
-    return tuple(contender.role for contender in contenders)

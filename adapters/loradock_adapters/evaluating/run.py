@@ -29,7 +29,8 @@ from loradock_adapters.training.data import DataFile
 from loradock_adapters.training.formats import Example
 
 Found = TypeVar("Found")
-Answers = Mapping[Role, Sequence[Answer]]
+Pieces = Mapping[Role, Sequence[Sequence[int]]]
+"""Tokens by role, in the order of the examples."""
 _SHORTEST_LIMIT = 16  # tokens
 
 
@@ -93,6 +94,31 @@ class _Run:
         self.progress.begin("wanted answers", len(self.examples))
         return await all_of([tokens(example) for example in self.examples])
 
+    async def prompts(self) -> dict[Role, list[list[int]]]:
+        """The tokens that each contender is sent for each example."""
+
+        async def one(contender: Contender, number: int) -> list[int]:
+            messages = contender.messages(self.examples[number])
+            return await self.asker.prompt_tokens(self.models[contender.role], messages)
+
+        return await self._of_all("prompts", one)
+
+    def say_what_it_takes(self, prompts: Pieces, decoding: Decoding, loss: bool) -> None:
+        """Before it is asked: how many answers, of how many tokens, at what price."""
+        new = [
+            len(prompts[contender.role][number])
+            for contender in self.contenders
+            for number, example in enumerate(self.examples)
+            if not self.asker.knows(self.models[contender.role], contender.messages(example), decoding)
+        ]
+        total = len(self.contenders) * len(self.examples)
+        most = len(new) * decoding.max_tokens
+        text = f"to ask: {len(new)} of {total} answers, {sum(new):,} tokens of prompts and at most {most:,} of answers"
+        if self.plan.prices is not None:
+            cost = (sum(new) * self.plan.prices[0] + most * self.plan.prices[1]) / 1e6
+            text += f", at most {cost:.4f}"
+        self.progress.say(f"{text}{'; and as many losses' if loss else ''}")
+
     async def answers(self, decoding: Decoding) -> dict[Role, list[Answer]]:
         async def one(contender: Contender, number: int) -> Answer:
             messages = contender.messages(self.examples[number])
@@ -100,10 +126,10 @@ class _Run:
 
         return await self._of_all("answers", one)
 
-    async def likelihoods(self, pieces: Sequence[Sequence[int]]) -> dict[Role, list[Likelihood]]:
+    async def likelihoods(self, prompts: Pieces, pieces: Sequence[Sequence[int]]) -> dict[Role, list[Likelihood]]:
         async def one(contender: Contender, number: int) -> Likelihood:
-            messages = contender.messages(self.examples[number])
-            return await self.asker.likelihood(self.models[contender.role], messages, pieces[number])
+            given = prompts[contender.role][number]
+            return await self.asker.likelihood_after(self.models[contender.role], given, pieces[number])
 
         return await self._of_all("losses", one)
 
@@ -144,8 +170,10 @@ async def evaluate(
     loss = any(metric.name == "loss" for metric in metrics)
     pieces = await run.pieces(learned=loss)
     decoding = Decoding(plan.max_tokens or _limit(pieces), plan.seed)
+    prompts = await run.prompts()
+    run.say_what_it_takes(prompts, decoding, loss)
     answers = await run.answers(decoding)
-    likelihoods = await run.likelihoods(pieces) if loss else {}
+    likelihoods = await run.likelihoods(prompts, pieces) if loss else {}
 
     found = []
     notes = []

@@ -12,7 +12,9 @@ Found = TypeVar("Found")
 
 
 class Progress(Protocol):
-    """Told how much there is to do, and of each thing done."""
+    """Told what will be asked before it is, how much there is to do, and of each thing done."""
+
+    def say(self, what: str) -> None: ...
 
     def begin(self, what: str, total: int) -> None: ...
 

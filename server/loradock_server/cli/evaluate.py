@@ -6,39 +6,32 @@ Exit codes: 0 promote, 1 don't, 2 no verdict was reached, 3 not enough data, 130
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from loradock_adapters.errors import LoraDockError
 from loradock_adapters.evaluating.errors import EvaluatingError
-from loradock_adapters.files import FileTooLarge, read_capped
-from loradock_adapters.strict_json import parse_object
-from loradock_adapters.training.data import DataFile, read_examples
-from loradock_adapters.training.formats import Example
-from loradock_server.cli.client import AdminClient, version_path
-from loradock_server.cli.connection import Connection, find_connection
-from loradock_server.cli.errors import CommandError, NotDone, Unreadable
-from loradock_server.cli.home import read_settings
+from loradock_adapters.evaluation import Evaluation
+from loradock_server.cli.connection import find_connection
+from loradock_server.cli.errors import CommandError, NotDone
+from loradock_server.cli.evaluation_inputs import (
+    SHOTS,
+    read_command,
+    read_held_out,
+    read_judge,
+    read_prices,
+    read_prompted,
+    read_schema,
+)
+from loradock_server.cli.evaluation_run import Run, attach
 from loradock_server.cli.options import AsJson, ServerUrl
-from loradock_server.cli.output import Output, answering
+from loradock_server.cli.output import answering
 from loradock_server.cli.verdicts import say
-
-if TYPE_CHECKING:
-    from loradock_adapters.evaluating.command import Command
-    from loradock_adapters.evaluating.outcome import Outcome
-    from loradock_adapters.evaluating.run import Plan
 
 EXIT_CODES = {"promote": 0, "dont": 1, "not_enough_data": 3}
 INTERRUPTED = 130
-_LONGEST_PATH = 1024
-_MAX_PROMPT_BYTES = 1 << 20
-_SHOTS = 4
 _DATA = "Data and contenders"
 _MEASURES = "Metrics"
 _RULES = "Verdict"
@@ -68,7 +61,7 @@ def evaluate(
     ] = None,
     shots: Annotated[
         int | None,
-        typer.Option("--shots", min=0, help=f"How many of them. Default: {_SHOTS}.", rich_help_panel=_DATA),
+        typer.Option("--shots", min=0, help=f"How many of them. Default: {SHOTS}.", rich_help_panel=_DATA),
     ] = None,
     no_prompted: Annotated[
         bool,
@@ -211,26 +204,29 @@ def evaluate(
             from loradock_adapters.evaluating.run import Plan
             from loradock_adapters.evaluating.verdict import Rules
 
-            held_out = _held_out(data, limit)
+            name = task or adapter.partition("@")[0]
+            # An hour later would be too late to learn that the registry takes no such name.
+            Evaluation.read({"task": name, "metrics": {"score": 0}})
+            held_out = read_held_out(data, limit)
             plan = Plan(
-                task=task or adapter.partition("@")[0],
+                task=name,
                 data=held_out,
-                prompted=None if no_prompted else _prompted(held_out, prompt, train, shots, seed),
+                prompted=None if no_prompted else read_prompted(held_out, prompt, train, shots, seed),
                 metrics=tuple(metric or ()),
-                means=Means(_schema(schema), regex, command is not None, judge_url is not None, not no_loss),
+                means=Means(read_schema(schema), regex, command is not None, judge_url is not None, not no_loss),
                 max_tokens=max_tokens,
                 seed=seed,
                 general=not no_general,
                 rules=Rules(min_examples, worth, max_forgetting),
-                prices=_prices(price_in, price_out),
+                prices=read_prices(price_in, price_out),
             )
-            judge = _judge(judge_url, judge_model, judge_key)
-            checker = _command(command, command_timeout)
-            run = Run(find_connection(url), adapter, out, fresh, concurrency, checker, judge)
+            judge = read_judge(judge_url, judge_model, judge_key)
+            checker = read_command(command, command_timeout)
+            run = Run(find_connection(url), adapter, not no_attach, out, fresh, concurrency, checker, judge)
             outcome, folder = asyncio.run(run.make(plan, output))
             document = summary(outcome) | {"folder": str(folder.absolute()), "attached": not no_attach}
             if not no_attach:
-                _attach(outcome, run.connection, folder)
+                attach(outcome, run.connection, folder)
         except KeyboardInterrupt:
             output.error(
                 NotDone("interrupted; every answer that came is kept", fix="run the same command again to go on")
@@ -251,153 +247,3 @@ def evaluate(
         output.document(document)
         say(output, outcome, folder, attached=not no_attach)
         raise typer.Exit(EXIT_CODES[outcome.verdict.kind])
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Whom to ask and where to keep it. `judge`: its address, model and key."""
-
-    connection: Connection
-    adapter: str
-    out: Path | None
-    fresh: bool
-    concurrency: int
-    command: Command | None
-    judge: tuple[str, str, str | None] | None
-
-    async def make(self, plan: Plan, output: Output) -> tuple[Outcome, Path]:
-        from loradock_adapters.evaluating.asking import Asker, find
-        from loradock_adapters.evaluating.endpoint import Endpoint
-        from loradock_adapters.evaluating.journal import Journal
-        from loradock_adapters.evaluating.judge import Judge
-        from loradock_adapters.evaluating.run import Helpers
-        from loradock_adapters.evaluating.run import evaluate as evaluate_all
-        from loradock_adapters.evaluating.writing import write
-
-        async with AsyncExitStack() as stack:
-            endpoint = Endpoint(self.connection.url, self.connection.key, concurrency=self.concurrency)
-            model = await find(await stack.enter_async_context(endpoint), self.adapter)
-            folder = self.out or read_settings().home / "evaluated" / model.id
-            journal = stack.enter_context(Journal(folder / "answers.jsonl", fresh=self.fresh))
-            if len(journal):
-                output.step(f"going on with {len(journal)} answers of {folder}; --fresh asks anew")
-            judge = None
-            if self.judge is not None:
-                address, name, key = self.judge
-                other = Endpoint(address, key, concurrency=self.concurrency)
-                judge = Judge(await stack.enter_async_context(other), name, journal, plan.seed)
-            with output.progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            ) as bar:
-                outcome = await evaluate_all(
-                    plan, model, Asker(endpoint, journal), Bar(bar), Helpers(self.command, judge)
-                )
-            write(outcome, folder)
-        return outcome, folder
-
-
-class Bar:
-    """The progress of an evaluation, one bar for each of its parts."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._task: TaskID | None = None
-
-    def begin(self, what: str, total: int) -> None:
-        self._task = self._bar.add_task(what, total=total)
-
-    def advance(self) -> None:
-        if self._task is not None:
-            self._bar.advance(self._task)
-
-
-def _held_out(path: Path, limit: int | None) -> DataFile:
-    held_out = read_examples(path)
-    if limit is None or limit >= len(held_out.examples):
-        return held_out
-    # Part of a file is other data than the file: results on both must not be compared.
-    digest = hashlib.sha256(f"{held_out.digest} first {limit}".encode()).hexdigest()
-    return DataFile(held_out.path, digest, held_out.examples[:limit])
-
-
-def _prompted(
-    held_out: DataFile, prompt: str | None, train: Path | None, shots: int | None, seed: int
-) -> tuple[str | None, tuple[Example, ...]]:
-    from loradock_adapters.evaluating.contenders import choose_shots, refuse_leaks
-
-    if prompt is None and train is None:
-        raise Unreadable(
-            "nothing was given for the base to compete with: whether a prompt would do as well is half of the question",
-            fix="give --prompt FILE|TEXT, --train FILE for examples to show, or both; or say --no-prompted",
-        )
-    if train is None:
-        if shots:
-            raise Unreadable(f"--shots {shots}, but no examples to show", fix="give --train FILE")
-        return _prompt_text(prompt or ""), ()
-    training = read_examples(train)
-    refuse_leaks(held_out, training)
-    return None if prompt is None else _prompt_text(prompt), choose_shots(
-        training, _SHOTS if shots is None else shots, seed
-    )
-
-
-def _prompt_text(given: str) -> str:
-    """The file's text if there is such a file, else the text itself."""
-    text = given
-    try:
-        if len(given) < _LONGEST_PATH and Path(given).is_file():
-            text = read_capped(Path(given), _MAX_PROMPT_BYTES).decode()
-    except (OSError, ValueError) as error:
-        raise Unreadable(f"the prompt {given[:80]!r} cannot be read: {error}") from error
-    if not text.strip():
-        raise Unreadable("the prompt is empty", fix="write what the base is to do, or leave --prompt out")
-    return text.strip()
-
-
-def _schema(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        return parse_object(read_capped(path, _MAX_PROMPT_BYTES))
-    except (OSError, FileTooLarge) as error:
-        raise Unreadable(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise Unreadable(f"{path} {error}") from error
-
-
-def _command(text: str | None, seconds: float) -> Command | None:
-    from loradock_adapters.evaluating.command import Command
-
-    return None if text is None else Command.read(text, seconds)
-
-
-def _prices(given: float | None, made: float | None) -> tuple[float, float] | None:
-    if given is None and made is None:
-        return None
-    if given is None or made is None:
-        raise Unreadable("one price is missing", fix="give --price-in and --price-out")
-    return given, made
-
-
-def _judge(url: str | None, model: str | None, key: str | None) -> tuple[str, str, str | None] | None:
-    if url is None and model is None:
-        return None
-    if url is None or model is None:
-        raise Unreadable("a judge has an address and a model", fix="give --judge-url and --judge-model")
-    if not url.startswith(("http://", "https://")):
-        raise Unreadable(f"the judge's address {url[:80]!r} is not an http or https address")
-    return url, model, key
-
-
-def _attach(outcome: Outcome, connection: Connection, folder: Path) -> None:
-    from loradock_adapters.evaluating.report import summary
-
-    try:
-        with AdminClient(connection) as client:
-            client.post(f"{version_path(outcome.adapter.id)}/evaluations", summary(outcome))
-    except CommandError as error:
-        version, document = outcome.adapter.id, folder / "evaluation.json"
-        raise NotDone(
-            f"the verdict is {outcome.verdict.line!r}, but it was not attached to {version}: {error.message}",
-            fix=f"loradock adapters evaluations {version} --attach {document}, or say --no-attach",
-        ) from error

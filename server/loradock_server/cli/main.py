@@ -117,8 +117,9 @@ class RootGroup(LazyGroup):
             _MAKE,
             examples("""
                 loradock train adapters/examples/home-commands/recipe.toml
-                loradock train recipe.toml --out ./trained --json
-                loradock train recipe.toml --sign ./trainer.key
+                loradock train recipe.toml --check
+                loradock train recipe.toml --out ./trained --resume
+                loradock train recipe.toml --sign ./trainer.key --register home-commands
                 loradock adapters register home-commands ./trained/home-commands
             """),
         ),

@@ -88,6 +88,7 @@ async def run(order: LaunchOrder) -> None:
         loader = await vllm_compat.AdapterLoader.of(engine, stager, base.modules)
         await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)
+        vllm_compat.explain_failed_grammars(engine.client)
         vllm_compat.trace_adapters(engine.client)
         guard = build_guard(order, engine, base, stager, signatures, loader)
         server = _Server(uvicorn.Config(guard, log_config=None, access_log=False, timeout_keep_alive=75, **bind(order)))

@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 KEEP_ALIVE_SECONDS = 5.0
+GATHER_SECONDS = 0.005
+"""After some records were sent: many at once cost both sides less than each by itself, and nobody waits for them."""
+
 MAX_GATEWAYS = 1000  # whose last number is remembered
 
 
@@ -49,9 +52,9 @@ class UsageFeed:
             unseen = itertools.takewhile(lambda r, seen=after: r["seq"] > seen, reversed(self._records))  # type: ignore[misc]
             fresh = [record for record in unseen if record["gateway"] == gateway]
             after = max(after, self._last)
-            for record in reversed(fresh):
-                yield json.dumps({k: v for k, v in record.items() if k != "gateway"}).encode() + b"\n"
             if fresh:
+                yield b"".join(_line(record) for record in reversed(fresh))
+                await asyncio.sleep(GATHER_SECONDS)
                 continue
             if self._closed:
                 return
@@ -60,3 +63,7 @@ class UsageFeed:
                     await self._changed.wait_for(lambda seen=after: self._last > seen or self._closed)  # type: ignore[misc]
             except TimeoutError:
                 yield b"\n"
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps({k: v for k, v in record.items() if k != "gateway"}).encode() + b"\n"

@@ -16,7 +16,7 @@ import re
 import shutil
 import sysconfig
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from vllm.entrypoints.launchers.api_server.entry import build_async_engine_clien
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.lora_model import LoRAModel
@@ -223,6 +224,34 @@ def _reader(state: Any) -> Callable[[], Generation]:
         )
 
     return read
+
+
+def explain_failed_grammars(client: Any) -> None:
+    """Make what a request's grammar failed by the request's fault, which vLLM calls an internal error of its own.
+
+    Most grammars are tried when the request comes; some fail only when they are compiled for the model's tokens, in the
+    core, which tells its front end nothing but that the request is over.
+    """
+    generate = client.generate
+
+    def explained(prompt: Any, sampling_params: Any, request_id: str, *args: Any, **kwargs: Any) -> Any:
+        parts = generate(prompt, sampling_params, request_id, *args, **kwargs)
+        # The others pass as they are: this is each token's way.
+        return parts if getattr(sampling_params, "structured_outputs", None) is None else _explained(parts)
+
+    client.generate = explained
+
+
+async def _explained(parts: Any) -> AsyncIterator[Any]:
+    async with aclosing(parts):
+        async for part in parts:
+            if any(answer.finish_reason == "error" for answer in part.outputs):
+                raise VLLMValidationError(
+                    "what the answer must fit (response_format, structured_outputs, text or tools) cannot be compiled "
+                    "for this model; known to fail are repetitions of more than a hundred in a schema's `pattern`, "
+                    "such as {1,200}: use maxLength instead, or a shorter pattern. The engine's log has the reason"
+                )
+            yield part
 
 
 # --- Which adapter a span belongs to ---------------------------------------------------------------------------

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, TypeVar
+from functools import partial
 
-from prometheus_client import Counter, Gauge, Histogram
+from opentelemetry.trace import Span
 
-from loradock_adapters.names import AdapterRef
+from loradock_server.gateway.alarms import Alarm, Alarms
 from loradock_server.gateway.exchange import Exchange
 from loradock_server.gateway.usage import Usage
 from loradock_server.telemetry import attributes as names
-from loradock_server.telemetry.labels import AdapterLabels
 from loradock_server.telemetry.metrics import GatewayMetrics
+from loradock_server.telemetry.series import Series, SeriesTable
 
 USAGE_WAIT_SECONDS = 2.0
-UNKNOWN: AdapterLabels = ("", "")  # refused before we knew who would answer
-
-Family = TypeVar("Family", Counter, Gauge, Histogram)
 
 _log = logging.getLogger("loradock.request")
 
@@ -32,44 +29,42 @@ class Ledger:
     """Holds every request from its start until request and usage are both settled. One event loop only."""
 
     def __init__(self, metrics: GatewayMetrics) -> None:
-        self._metrics = metrics
+        self._series = SeriesTable(metrics)
         self._open: dict[str, Exchange] = {}
         self._early: dict[str, Usage] = {}
-        self._waiting: dict[str, asyncio.TimerHandle] = {}
-        self._children: dict[tuple[object, ...], Any] = {}
+        self._waiting: dict[str, Alarm] = {}
+        self._alarms = Alarms(USAGE_WAIT_SECONDS)
         self._quiet = asyncio.Event()
         self._quiet.set()
 
     def begin(self, exchange: Exchange) -> None:
         """The request is about to go to the engine for `exchange.target`."""
         self._open[exchange.request_id] = exchange
-        self._of(self._metrics.requests_in_flight, *self._labels(exchange)).inc()
+        self._of(exchange).requests_in_flight.inc()
 
     def finish(self, exchange: Exchange) -> None:
         """The answer is over, well or badly. Called once for every inference request, begun or not."""
         exchange.end()
-        labels = self._labels(exchange)
-        self._of(self._metrics.requests, *labels, exchange.operation.name, str(exchange.code)).inc()
-        self._of(self._metrics.request_duration, *labels).observe(exchange.duration)
+        series = self._of(exchange)
+        series.requests(exchange.operation.name, exchange.code).inc()
+        series.request_duration.observe(exchange.duration)
         if exchange.request_id not in self._open:
             self._settle(exchange, None)
             return
-        self._of(self._metrics.requests_in_flight, *labels).dec()
+        series.requests_in_flight.dec()
         usage = self._early.pop(exchange.request_id, None)
         if usage is not None or not exchange.sent:
             self._settle(exchange, usage)
             return
         self._quiet.clear()
-        loop = asyncio.get_running_loop()
-        self._waiting[exchange.request_id] = loop.call_later(USAGE_WAIT_SECONDS, self._settle, exchange, None)
+        self._waiting[exchange.request_id] = self._alarms.start(partial(self._settle, exchange, None))
 
     def record(self, usage: Usage) -> None:
         """A line of the feed; the feed never repeats one. Tokens are counted even if nobody waits any more."""
-        labels = self._adapter(usage.adapter)
-        tokens = self._metrics.tokens
-        self._of(tokens, *labels, "input").inc(usage.input_tokens)
-        self._of(tokens, *labels, "output").inc(usage.output_tokens)
-        self._of(tokens, *labels, "cached").inc(usage.cached_tokens)
+        series = self._series.of(usage.adapter)
+        series.input_tokens.inc(usage.input_tokens)
+        series.output_tokens.inc(usage.output_tokens)
+        series.cached_tokens.inc(usage.cached_tokens)
         exchange = self._open.get(usage.request_id)
         if exchange is None:
             return
@@ -84,47 +79,29 @@ class Ledger:
 
     def _settle(self, exchange: Exchange, usage: Usage | None) -> None:
         self._open.pop(exchange.request_id, None)
-        timer = self._waiting.pop(exchange.request_id, None)
-        if timer is not None:
-            timer.cancel()
+        alarm = self._waiting.pop(exchange.request_id, None)
+        if alarm is not None:
+            alarm.cancel()
         if not self._waiting:
             self._quiet.set()
-        labels = self._labels(exchange)
+        series = self._of(exchange)
         first = exchange.time_to_first_content
         if usage is not None:
             exchange.residency = exchange.residency or usage.residency
-            exchange.span.set_attribute(names.USAGE_INPUT_TOKENS, usage.input_tokens)
-            exchange.span.set_attribute(names.USAGE_OUTPUT_TOKENS, usage.output_tokens)
-            exchange.span.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, usage.cached_tokens)
-            if usage.finish_reason is not None:
-                exchange.span.set_attribute(names.RESPONSE_FINISH_REASONS, (usage.finish_reason,))
+            if exchange.span.is_recording():
+                _tell(exchange.span, usage)
             if first is None and not exchange.stream:
                 first = usage.time_to_first_token
             pace = _time_per_output_token(exchange, usage)
             if pace is not None:
-                self._of(self._metrics.time_per_output_token, *labels).observe(pace)
+                series.time_per_output_token.observe(pace)
         if first is not None:
-            self._of(self._metrics.time_to_first_token, *labels).observe(first)
+            series.time_to_first_token.observe(first)
         exchange.close_span()
         self._log(exchange, usage, first)
 
-    def _of(self, family: Family, *labels: str) -> Family:
-        """The family's child with these labels; looking it up there costs more than counting."""
-        key = (family, *labels)
-        child: Family | None = self._children.get(key)
-        if child is None:
-            child = self._children[key] = family.labels(*labels)
-        return child
-
-    def _labels(self, exchange: Exchange) -> AdapterLabels:
-        if exchange.target is None:
-            return UNKNOWN
-        return self._adapter(exchange.target.ref)
-
-    def _adapter(self, ref: AdapterRef | None) -> AdapterLabels:
-        return (
-            self._metrics.adapters.labels(None) if ref is None else self._metrics.adapters.labels(ref.name, ref.version)
-        )
+    def _of(self, exchange: Exchange) -> Series:
+        return self._series.unknown if exchange.target is None else self._series.of(exchange.target.ref)
 
     def _log(self, exchange: Exchange, usage: Usage | None, first: float | None) -> None:
         if not _log.isEnabledFor(logging.INFO):
@@ -151,6 +128,14 @@ class Ledger:
                 "reason": None if exchange.error is None else str(exchange.error),
             },
         )
+
+
+def _tell(span: Span, usage: Usage) -> None:
+    span.set_attribute(names.USAGE_INPUT_TOKENS, usage.input_tokens)
+    span.set_attribute(names.USAGE_OUTPUT_TOKENS, usage.output_tokens)
+    span.set_attribute(names.USAGE_CACHE_READ_INPUT_TOKENS, usage.cached_tokens)
+    if usage.finish_reason is not None:
+        span.set_attribute(names.RESPONSE_FINISH_REASONS, (usage.finish_reason,))
 
 
 def _time_per_output_token(exchange: Exchange, usage: Usage) -> float | None:

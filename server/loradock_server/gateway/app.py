@@ -99,7 +99,8 @@ def create_app(
     place: Place = ALONE,
     tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
-    """The application; its `state.services` are for whoever runs it.
+    """The application. For whoever runs it: `state.services`, and `state.direct`, which are the same answers to POST by
+    path, without a look at all the other routes.
 
     `base_name` is the base model's name for clients and `local_key` one more admin key. `gateway_id` is the name under
     which the engine keeps this gateway's usage records (`identity`); without one, a new one. `place` says which of
@@ -128,8 +129,8 @@ def create_app(
     )
     app.state.services = services
     # First, because routes are tried in order and these are the busy ones.
-    busy = {one.path: Route(one.path, InferenceRoute(one, services), methods=["POST"]) for one in OPERATIONS}
-    app.router.routes.extend(busy.values())
+    busy = [Route(one.path, InferenceRoute(one, services), methods=["POST"]) for one in OPERATIONS]
+    app.router.routes.extend(busy)
     for part in (
         models,
         stored_responses,
@@ -149,7 +150,11 @@ def create_app(
         describe,
     ):
         app.include_router(part.build_router(services))
-    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain, busy=busy)
+    app.add_middleware(Observe, tracer=services.tracer, drain=services.drain)
+    app.state.direct = {
+        route.path.encode(): Observe(route.app, tracer=services.tracer, drain=services.drain, route=route)
+        for route in busy
+    }
     _answer_errors(app)
     return app
 

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from loradock_server.gateway.errors import ClientGone, ClientTooSlow, TooLarge
+
+DIRECT = "loradock.direct"
+"""Where a scope has its `Direct`, if it has one."""
 
 # How much of a refused body we still read.
 _DRAIN_BYTES = 4 << 20
 _DRAIN_SECONDS = 1.0
 # Whoever hangs up so soon is noticed then.
 _UNWATCHED_SECONDS = 0.01
+
+
+class Direct(Protocol):
+    """The client's connection as far as it tells more, and tells it more cheaply, than ASGI's messages do.
+
+    `when_gone` is called when the client hangs up.
+    """
+
+    when_gone: Callable[[], None] | None
+
+    @property
+    def is_gone(self) -> bool: ...
+
+    def whole_body(self) -> bytes | None:
+        """The request's body, if all of it is here already; then nobody is to `receive` it, or has begun to."""
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -64,10 +83,16 @@ class Body:
                         return
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, seconds: float) -> bytes:
+async def read_body(
+    headers: Mapping[str, str], receive: Receive, limit: int, seconds: float, direct: Direct | None = None
+) -> bytes:
     """The whole body. Raises TooLarge over `limit` bytes, ClientTooSlow when it takes longer than that, and ClientGone
     when the client leaves halfway.
     """
+    if direct is not None and (whole := direct.whole_body()) is not None:
+        if len(whole) > limit:
+            raise _too_large(len(whole), limit)
+        return whole
     body = Body(receive, None)
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
@@ -140,11 +165,13 @@ class DisconnectWatch:
     disconnect after it is none. A cancellation from anywhere else passes through unchanged.
     """
 
-    __slots__ = ("_gone", "_receive", "_task", "_timer", "_waiter", "finished")
+    __slots__ = ("_direct", "_gone", "_receive", "_task", "_timer", "_waiter", "finished")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, direct: Direct | None = None) -> None:
         self._receive = receive
+        self._direct = direct
         self._gone = False
+        self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Task[None] | None = None
         self.finished = False
 
@@ -152,12 +179,20 @@ class DisconnectWatch:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        # A task of its own for every request would cost more than it saves where the answer is there at once.
-        self._timer = asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, self._begin)
+        if self._direct is None:
+            # A task of its own for every request would cost more than it saves where the answer is there at once.
+            self._timer = asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, self._begin)
+        elif self._direct.is_gone:
+            raise ClientGone
+        else:
+            self._direct.when_gone = self._end
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._timer.cancel()
+        if self._direct is not None:
+            self._direct.when_gone = None
+        if self._timer is not None:
+            self._timer.cancel()
         if self._waiter is not None:
             self._waiter.cancel()
         if self._gone and kind is asyncio.CancelledError and self._task.uncancel() == 0:
@@ -169,6 +204,9 @@ class DisconnectWatch:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._end()
+
+    def _end(self) -> None:
         if not self.finished:
             self._gone = True
             self._task.cancel()

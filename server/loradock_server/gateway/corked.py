@@ -15,6 +15,7 @@ class Corked:
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
+        self.is_closing = transport.is_closing
         self._loop = loop
         self._held: bytes | None = None
         self._holds_next = True
@@ -25,6 +26,10 @@ class Corked:
     def expect_head(self) -> None:
         """Hold the next write back until another one comes, or this turn of the loop is over."""
         self._holds_next = True
+
+    def expect_whole(self) -> None:
+        """Hold nothing back: heads come with what follows them until `expect_head` is called again."""
+        self._holds_next = False
 
     def write(self, data: bytes) -> None:
         if self._held is not None:

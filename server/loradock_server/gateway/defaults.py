@@ -45,7 +45,9 @@ def apply_settings(settings: AdapterSettings, operation: str, body: dict[str, An
     if operation not in _LENGTHS:
         return  # embeddings and their like generate nothing
     for name in _MESSAGES_SAMPLING if operation == names.MESSAGES else _SAMPLING:
-        _default(body, name, getattr(settings, name))
+        value = getattr(settings, name)
+        if value is not None:
+            _default(body, name, value)
     if settings.stop is not None:
         _default(body, "stop_sequences" if operation == names.MESSAGES else "stop", list(settings.stop))
     if settings.max_tokens_cap is not None:
@@ -53,7 +55,7 @@ def apply_settings(settings: AdapterSettings, operation: str, body: dict[str, An
 
 
 def _default(body: dict[str, Any], name: str, value: Any) -> None:
-    if value is not None and body.get(name) is None:
+    if body.get(name) is None:
         body[name] = value
 
 

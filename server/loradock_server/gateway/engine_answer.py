@@ -66,6 +66,10 @@ class EngineAnswer:
 
     async def whole(self) -> bytes:
         """Everything. Raises EngineGarbled over MAX_WHOLE_BYTES."""
+        rest = self._reply.rest()
+        if rest is not None:
+            _require(len(rest), MAX_WHOLE_BYTES, "an answer")
+            return rest
         parts: list[bytes] = []
         size = 0
         while part := await self.more():

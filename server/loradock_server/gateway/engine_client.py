@@ -48,7 +48,6 @@ PROBE_SECONDS = 60.0  # loads the adapter and waits for its turn like a request
 USAGE_SILENCE_SECONDS = 15.0  # three missed keep-alives of the feed
 
 _LINE_BYTES = 1 << 16
-_GATHER_SECONDS = 0.005
 
 _STATEMENT_BYTES = 64 << 20
 
@@ -66,7 +65,12 @@ class EngineClient:
         self._headers = {wire.TOKEN: token, wire.GATEWAY: gateway_id}
         self._gateway_id = gateway_id
         self.timeouts = timeouts
-        self.line = EngineLine(address, {**self._headers, "content-type": "application/json"}, connect=timeouts.connect)
+        self.line = EngineLine(
+            address,
+            {**self._headers, "content-type": "application/json"},
+            connect=timeouts.connect,
+            total=timeouts.total,
+        )
         self._session: aiohttp.ClientSession | None = None
         self._answering: set[asyncio.Task[Any]] = set()
         self.is_cut = False
@@ -227,9 +231,7 @@ class Asked:
         client = self._client
         self._task = client.begin()
         try:
-            self._reply = await client.line.post(
-                self._path, self._body, self._headers, total=client.timeouts.total, pause=self._pause
-            )
+            self._reply = await client.line.post(self._path, self._body, self._headers, pause=self._pause)
         except BaseException as error:
             self._end(error)
             raise
@@ -337,8 +339,6 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             raise EngineGarbled(f"the engine's usage feed has a line of more than {_LINE_BYTES} bytes")
         for line in lines:
             yield line
-        # Many at once cost less than each by itself, and nobody waits for them.
-        await asyncio.sleep(_GATHER_SECONDS)
 
 
 def refusal(status: int, body: bytes, retry_after: str | None) -> EngineRefused | EngineUnavailable:

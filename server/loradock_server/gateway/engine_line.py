@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from loradock_server.gateway.alarms import Alarm, Alarms
+
 # Shorter than the engine's own (vLLM: 5 s), so that mostly we are the side that closes an idle connection.
 KEEP_ALIVE_SECONDS = 3.0
 # What may lie here unread of one answer before the engine is made to wait.
@@ -77,16 +79,18 @@ class Reply:
         "status",
     )
 
-    def __init__(self, connection: _Connection, loop: asyncio.AbstractEventLoop, total: float, pause: float | None):
+    def __init__(self, line: EngineLine, connection: _Connection, loop: asyncio.AbstractEventLoop, pause: float | None):
         self._connection = connection
         self._loop = loop
         self._parts: list[bytes] = []
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
         self._heard = loop.time()
-        self._deadline = self._heard + total
+        self._deadline = self._heard + line.total_seconds
         self._pause = pause
-        self._timer = loop.call_at(self._due(), self._check)
+        self._timer: asyncio.TimerHandle | Alarm = (
+            line.deadlines.start(self._check) if pause is None else loop.call_at(self._due(), self._check)
+        )
         self.status = 0
         self.headers: dict[str, str] = {}
         self.began = False
@@ -100,7 +104,14 @@ class Reply:
                 raise self.error
             if self.complete:
                 return b""
-            await self._something()
+            await self.something()
+        return self._take()
+
+    def rest(self) -> bytes | None:
+        """What `read` would still give, if its end is here already."""
+        return self._take() if self.complete else None
+
+    def _take(self) -> bytes:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._size = 0
@@ -119,16 +130,9 @@ class Reply:
 
     def close(self) -> None:
         """Let go of it; what has not come yet is not wanted any more, and the engine notices that."""
-        self._timer.cancel()
         if not self.complete:
+            self._timer.cancel()
             self._connection.abort()
-
-    async def head(self) -> None:
-        """Wait for status and headers."""
-        while not self.began:
-            if self.error is not None:
-                raise self.error
-            await self._something()
 
     def feed(self, data: bytes) -> None:
         self._parts.append(data)
@@ -154,12 +158,10 @@ class Reply:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _something(self) -> None:
+    def something(self) -> asyncio.Future[None]:
+        """Done when something came, or went wrong; for one who waits at a time."""
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _due(self) -> float:
         return self._deadline if self._pause is None else min(self._deadline, self._heard + self._pause)
@@ -280,9 +282,11 @@ class _Connection(asyncio.Protocol):
 
 
 class EngineLine:
-    """The pool. `headers` go with every request, `connect` is how many seconds the engine may take for a connection."""
+    """The pool. `headers` go with every request, `connect` is how many seconds the engine may take for a connection,
+    and `total` how many for a request altogether.
+    """
 
-    def __init__(self, address: str, headers: Mapping[str, str], *, connect: float) -> None:
+    def __init__(self, address: str, headers: Mapping[str, str], *, connect: float, total: float) -> None:
         self._unix, self._url = parse_address(address)
         url = urlsplit(self._url)
         self._host, self._prefix = url.hostname or "", url.path
@@ -290,6 +294,8 @@ class EngineLine:
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
         self._start = f" HTTP/1.1\r\nhost: {url.netloc}\r\n{_lines(headers)}"
         self._connect_seconds = connect
+        self.total_seconds = total
+        self.deadlines = Alarms(total)
         self._idle: list[_Connection] = []
         self._all: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -299,14 +305,12 @@ class EngineLine:
         """How many there are, idle ones too."""
         return len(self._all)
 
-    async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], *, total: float, pause: float | None
-    ) -> Reply:
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str], *, pause: float | None) -> Reply:
         """Send a request and wait until its answer begins; `close` the reply in any case.
 
         It is sent once more only where that is safe: if there was no connection, or if it was an old one that the
-        engine had closed before it read anything. Raises LineError; TimeoutError after `total` seconds altogether, or
-        `pause` seconds without a byte.
+        engine had closed before it read anything. Raises LineError; TimeoutError when it takes too long
+        altogether, or after `pause` seconds without a byte.
         """
         text = f"POST {self._prefix}{path}{self._start}{_lines(headers)}content-length: {len(body)}\r\n\r\n"
         data = text.encode("latin-1") + body
@@ -320,17 +324,20 @@ class EngineLine:
             except NotConnected:
                 connection = await self._open()
         try:
-            return await self._ask(connection, data, total, pause)
+            return await self._ask(connection, data, pause)
         except HungUp:
             if not connection.used or time.monotonic() - started > _STALE_SECONDS:
                 raise
-        return await self._ask(await self._open(), data, total, pause)
+        return await self._ask(await self._open(), data, pause)
 
-    async def _ask(self, connection: _Connection, data: bytes, total: float, pause: float | None) -> Reply:
-        reply = Reply(connection, asyncio.get_running_loop(), total, pause)
+    async def _ask(self, connection: _Connection, data: bytes, pause: float | None) -> Reply:
+        reply = Reply(self, connection, asyncio.get_running_loop(), pause)
         connection.request(data, reply)
         try:
-            await reply.head()
+            while not reply.began:
+                if reply.error is not None:
+                    raise reply.error
+                await reply.something()
         except BaseException:
             reply.close()
             raise

@@ -74,7 +74,7 @@ async def _bounded(request: Request, limit: int | None = None) -> bytes:
 
 def require_json(content_type: str | None) -> None:
     """Raises WrongMediaType for a body that says it is something else; without a word it is taken for JSON."""
-    if content_type is None:
+    if content_type is None or content_type == "application/json":
         return
     kind = content_type.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):

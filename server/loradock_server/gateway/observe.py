@@ -7,9 +7,8 @@ new work.
 from __future__ import annotations
 
 import logging
-import os
+import random
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
@@ -46,13 +45,14 @@ class Call:
 
 
 class Observe:
-    """Wraps the application. `busy` are its POST routes by path that are asked without looking at all the others."""
+    """Wraps the application; or the one route that all requests are for, which is `route` then."""
 
-    def __init__(self, app: ASGIApp, *, tracer: Tracer, drain: Drain, busy: Mapping[str, Route]) -> None:
+    def __init__(self, app: ASGIApp, *, tracer: Tracer, drain: Drain, route: Route | None = None) -> None:
         self._app = app
-        self._busy = busy
+        self._route = route
         self._tracer = tracer
         self._drain = drain
+        self._random = random.Random()  # ids are to be unique, not secret, and the kernel takes longer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _UNOBSERVED:
@@ -74,16 +74,12 @@ class Observe:
                 message["headers"] = [*message["headers"], shown_id]
             await send(message)
 
+        welcome = self._drain.enter()
         try:
-            with self._drain.answering() as welcome:
-                route = self._busy.get(scope["path"]) if scope["method"] == "POST" else None
-                if not welcome:
-                    await _turn_away(scope, send_observed)
-                elif route is not None:
-                    scope["route"] = route
-                    await route.app(scope, receive, send_observed)
-                else:
-                    await self._app(scope, receive, send_observed)
+            if welcome:
+                await self._app(scope, receive, send_observed)
+            else:
+                await _turn_away(scope, send_observed)
         except Exception as error:
             if started:
                 raise  # nothing more can be said; the server closes the connection
@@ -91,10 +87,13 @@ class Observe:
             answer = explain(error)
             await send_answer(send_observed, answer.status, answer.headers, answer.body)
         finally:
-            _end(call.span, scope, status)
+            if welcome:
+                self._drain.leave()
+            if call.span.is_recording():
+                _end(call.span, scope, self._route or scope.get("route"), status)
 
     def _call(self, scope: Scope, headers: dict[str, str]) -> Call:
-        request_id = os.urandom(16).hex()
+        request_id = f"{self._random.getrandbits(128):032x}"
         asked_id = headers.get(wire.REQUEST_ID)
         span = self._tracer.start_span(
             f"{scope['method']} {scope['path']}" if scope["path"].startswith("/v1/") else scope["method"],
@@ -129,10 +128,8 @@ async def _turn_away(scope: Scope, send: Send) -> None:
     await send_answer(send, answer.status, (*answer.headers, ("connection", "close")), answer.body)
 
 
-def _end(span: Span, scope: Scope, status: int) -> None:
-    if not span.is_recording():
-        return
-    route = getattr(scope.get("route"), "path", None)
+def _end(span: Span, scope: Scope, taken: object, status: int) -> None:
+    route = getattr(taken, "path", None)
     if route is not None:
         span.update_name(f"{scope['method']} {route}")
         span.set_attribute(names.HTTP_ROUTE, route)

@@ -13,6 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -20,6 +21,8 @@ from starlette.types import Receive, Scope, Send
 from loradock_server import wire
 from loradock_server.gateway import fast_json
 from loradock_server.gateway.asgi import (
+    DIRECT,
+    Direct,
     DisconnectWatch,
     read_body,
     send_answer,
@@ -62,11 +65,13 @@ class InferenceRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call: Call = scope[CALL]
+        direct: Direct | None = scope.get(DIRECT)
         exchange = Exchange(call.request_id, self.operation, call.span)
         answer = Answer(exchange, send)
         try:
-            body = await self._admit(call, exchange, receive)
-            await self._forward(exchange, body, receive, answer)
+            body = await self._admit(call, exchange, receive, direct)
+            with DisconnectWatch(receive, direct) as watch:
+                await self._forward(exchange, body, answer, watch)
         except ClientGone as error:
             exchange.code, exchange.error = CLIENT_GONE_STATUS, error
         except asyncio.CancelledError as error:
@@ -82,14 +87,14 @@ class InferenceRoute:
             self._services.limiter.finish(exchange)
             self._services.ledger.finish(exchange)
 
-    async def _admit(self, call: Call, exchange: Exchange, receive: Receive) -> dict[str, Any]:
+    async def _admit(self, call: Call, exchange: Exchange, receive: Receive, direct: Direct | None) -> dict[str, Any]:
         """Who asks, what for, and who will answer."""
         caller = await self._services.auth.inference(call.headers)
         exchange.caller, exchange.tenant = caller.id, caller.tenant or ""
         exchange.holder = caller
         require_json(call.headers.get("content-type"))
         settings = self._services.settings
-        raw = await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout)
+        raw = await read_body(call.headers, receive, settings.max_body_bytes, settings.client_timeout, direct)
         body = parse_request(raw)
         model = body.get("model")
         if not isinstance(model, str) or not model:
@@ -120,7 +125,7 @@ class InferenceRoute:
         metadata = body.get("metadata")
         return metadata.get("user_id") if isinstance(metadata, dict) else None
 
-    async def _forward(self, exchange: Exchange, body: dict[str, Any], receive: Receive, answer: Answer) -> None:
+    async def _forward(self, exchange: Exchange, body: dict[str, Any], answer: Answer, watch: DisconnectWatch) -> None:
         target = exchange.target
         assert target is not None
         exchange.open_span(
@@ -134,7 +139,7 @@ class InferenceRoute:
         }
         computes = self.operation.computes
         if computes and target.ref is not None and target.digest is not None:
-            headers[wire.ADAPTER] = target.ref.id
+            headers[wire.ADAPTER] = target.model
             headers[wire.DIGEST] = target.digest
             headers[wire.PRIORITY] = target.settings.priority
             if target.signature is not None:
@@ -143,14 +148,13 @@ class InferenceRoute:
         body["model"] = target.model if computes else self._services.table.base_name
         exchange.sent = computes
         try:
-            with DisconnectWatch(receive) as watch:
-                async with self._services.engine.post(
-                    self.operation.engine_path, fast_json.encode(body), headers, stream=exchange.stream
-                ) as upstream:
-                    exchange.residency = upstream.headers.get(wire.RESIDENCY)
-                    if exchange.residency:
-                        exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
-                    await answer.relay(upstream, watch)
+            async with self._services.engine.post(
+                self.operation.engine_path, fast_json.encode(body), headers, stream=exchange.stream
+            ) as upstream:
+                exchange.residency = upstream.headers.get(wire.RESIDENCY)
+                if exchange.residency:
+                    exchange.server_span.set_attribute(names.ADAPTER_RESIDENCY, exchange.residency)
+                await answer.relay(upstream, watch)
         except EngineUnavailable:
             exchange.sent = False  # a dead engine reports no usage
             raise
@@ -162,8 +166,7 @@ class Answer:
     def __init__(self, exchange: Exchange, send: Send) -> None:
         self._exchange = exchange
         self._send = send
-        self._scan = StreamScan(exchange.operation.ends)
-        self._streaming = False
+        self._scan: StreamScan | None = None  # of the stream, once its head is out
 
     async def relay(self, upstream: EngineAnswer, watch: DisconnectWatch) -> None:
         """Pass the engine's answer on. Raises EngineRefused for an error that the client was not told yet."""
@@ -192,14 +195,14 @@ class Answer:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         self._exchange.code = upstream.status
         await self._send({"type": "http.response.start", "status": upstream.status, "headers": raw})
-        self._streaming = True
+        self._scan = scan = StreamScan(self._exchange.operation.ends)
         while chunk:
             if ERROR_EVENT in chunk:
                 chunk = self._in_our_words(chunk)
-            self._note(chunk)
+            self._note(scan, chunk)
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             chunk = await upstream.more()
-        if not self._scan.is_done:
+        if not scan.is_done:
             raise EngineUnavailable("the engine's stream broke off before its end")
         watch.finished = True
         await self._send({"type": "http.response.body", "body": b""})
@@ -221,10 +224,10 @@ class Answer:
             error.param = operation.prompt
         return explain(error).in_dialect(operation.dialect)
 
-    def _note(self, chunk: bytes) -> None:
+    def _note(self, scan: StreamScan, chunk: bytes) -> None:
         now = time.perf_counter()
-        self._scan.feed(chunk)
-        if self._scan.has_content:
+        scan.feed(chunk)
+        if scan.has_content:
             if self._exchange.first_content is None:
                 self._exchange.first_content = now
             self._exchange.last_chunk = now
@@ -234,12 +237,12 @@ class Answer:
         limits = [*self._exchange.limit_headers]
         if target is None or target.ref is None or target.digest is None:
             return limits
-        return [*limits, (wire.ADAPTER, target.ref.id), (wire.DIGEST, target.digest)]
+        return [*limits, (wire.ADAPTER, target.model), (wire.DIGEST, target.digest)]
 
     async def fail(self, error: Exception) -> None:
         """Tell the client: by status as long as there is none, else by a last event and the stream's regular end."""
         answer = self._worded(error)
-        if not self._streaming:
+        if self._scan is None:
             self._exchange.code = answer.status
             await send_answer(self._send, answer.status, (*answer.headers, *self._headers()), answer.body)
             return
@@ -262,5 +265,15 @@ def _sticky_key(caller: Caller, user: Any) -> str:
 
 def _salt(caller: Caller, own: Any) -> str:
     """Keeps the prefix caches of two tenants apart; a client's own salt divides its part further."""
-    part = own if isinstance(own, str) else ""
-    return hashlib.sha256(f"{caller.share}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()
+    if isinstance(own, str) and own:
+        return _hashed(caller.share, own)
+    return _tenants_salt(caller.share)
+
+
+@lru_cache(maxsize=4096)
+def _tenants_salt(share: str) -> str:
+    return _hashed(share, "")
+
+
+def _hashed(share: str, part: str) -> str:
+    return hashlib.sha256(f"{share}\0{part}".encode("utf-8", "surrogatepass")).hexdigest()

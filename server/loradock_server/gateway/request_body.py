@@ -14,7 +14,6 @@ from loradock_server.gateway.errors import BadRequest
 
 # A tool's JSON Schema may be deep; what is deeper than this makes one reader or another run out of stack.
 MAX_DEPTH = 100
-_HALF_PAIRS = (b"\\ud", b"\\uD")
 
 
 def parse_request(body: bytes) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def parse_request(body: bytes) -> dict[str, Any]:
     # Both bounds hold for nearly every body, and are counted at the speed of memory.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
         raise BadRequest(f"the body is nested too deeply: more than {MAX_DEPTH} levels of arrays and objects")
-    if any(half in body for half in _HALF_PAIRS) and (where := _half_pair(value)) is not None:
+    if (b"\\ud" in body or b"\\uD" in body) and (where := _half_pair(value)) is not None:
         raise BadRequest(f"the body has half of a surrogate pair in {where!r}; send text as UTF-8")
     if slow and (problem := fast_json.problem(body)) is not None:
         raise BadRequest(f"the body: {problem}")

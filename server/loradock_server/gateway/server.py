@@ -23,6 +23,7 @@ from loradock_adapters.errors import StoreError
 from loradock_adapters.registry import Registry
 from loradock_adapters.store import Store
 from loradock_server.base import ServedBase
+from loradock_server.gateway.alarms import Alarms
 from loradock_server.gateway.app import create_app
 from loradock_server.gateway.client_connection import ClientConnection
 from loradock_server.gateway.identity import Identity
@@ -125,6 +126,8 @@ async def _served(app: FastAPI, listener: socket.socket, client_timeout: float) 
 
     class Connection(ClientConnection):
         patience_seconds = client_timeout
+        keep_alives = Alarms(KEEP_ALIVE_SECONDS)
+        direct = app.state.direct
 
     server = _Server(
         uvicorn.Config(

@@ -66,6 +66,7 @@ class RoutingTable:
         # Read whenever the registry changed, before the table says that it has seen the change.
         self.read_along: list[Callable[[], Awaitable[None]]] = []
         self._routes: dict[str, Route | None] = {}
+        self._targets: dict[str, Target] = {}  # of those routes that lead to one version, whatever the key
         self._near: NearNames | None = None
         self._reading = asyncio.Lock()
         self._base_target = Target(base_name, settings=AdapterSettings.stored(base_limits.document()))
@@ -83,9 +84,11 @@ class RoutingTable:
         """
         if visible is not None and visible.match(self._name(model)) is None:
             raise self._unknown(model, visible)
+        if model in self._targets:
+            return self._targets[model]
         if model not in self._routes:
             if len(self._routes) >= _CACHED_NAMES:
-                self._routes.clear()
+                self._forget()
             self._routes[model] = self._route(model, visible)
         route = self._routes[model]
         if route is None:
@@ -96,7 +99,16 @@ class RoutingTable:
             raise ModelNotFound(f"model {_shown(model)} does not exist: {error}") from error
         if reason := self.why_not_served(record):
             raise ModelNotFound(f"model {_shown(model)} {reason}")
-        return Target(record.ref.id, record.ref, record.digest, route.alias, _signature(record), route.adapter.settings)
+        target = Target(
+            record.ref.id, record.ref, record.digest, route.alias, _signature(record), route.adapter.settings
+        )
+        if route.split.only is not None:
+            self._targets[model] = target
+        return target
+
+    def _forget(self) -> None:
+        self._routes.clear()
+        self._targets.clear()
 
     def _name(self, model: str) -> str:
         return model if model == self.base_name else model.partition("@")[0]
@@ -146,7 +158,7 @@ class RoutingTable:
             pins = tuple(self._pins())
             self.pins = {record.ref.id: record.digest for record in pins}
             self.pin_signatures = {r.ref.id: signature for r in pins if (signature := _signature(r)) is not None}
-            self._routes.clear()
+            self._forget()
             self._near = None
 
     def _pins(self) -> Iterator[VersionRecord]:

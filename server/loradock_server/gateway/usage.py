@@ -90,7 +90,9 @@ def _seconds(value: Any) -> float | None:
 
 def _text(value: Any) -> str:
     """What a database takes: PostgreSQL has no place for a NUL."""
-    text = wire.decoded(value) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    text = wire.decoded(value)
     if len(text) <= MAX_TEXT and text.isprintable():
         return text
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_TEXT])

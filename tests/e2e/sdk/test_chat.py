@@ -186,6 +186,10 @@ def test_raw_answers_show_headers_and_body(server: Server) -> None:
         assert json.loads(streamed.read())["model"] == ID
 
 
+def by_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "wrong", "schema": schema}}}
+
+
 @pytest.mark.parametrize(
     ("wrong", "param", "code"),
     [
@@ -201,6 +205,8 @@ def test_raw_answers_show_headers_and_body(server: Server) -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options", None),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice", None),
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+        (by_schema({"type": "string", "pattern": "^[a-z0]{1,200}$"}), None, None),  # which xgrammar cannot compile
+        (by_schema({"anyOf": [{"maxLength": n} for n in range(500, 520)]}), "response_format", None),
     ],
 )
 def test_what_is_wrong_is_named(server: Server, wrong: dict[str, Any], param: str | None, code: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from typer.testing import Result
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.registry import Registry
 from loradock_server.cli import register
+from loradock_server.cli.errors import Refused
+from loradock_server.cli.output import Output
+from loradock_server.cli.register_trained import Registering
 from loradock_server.gateway.app import create_app
 from loradock_server.settings import load_settings
 from tests.adapters.making import lora_config, write_adapter, write_base
@@ -422,3 +426,14 @@ def test_a_version_is_evaluated_refused_by_the_gate_and_forced(
     (event, *_) = said(loradock("audit", "--adapter", "bot", "--json"))["data"]
     assert event["after"]["forced"]["reason"] == "why not"
     assert loradock("adapters", "evaluations", "bot@2").stdout.splitlines()[1].split()[1:3] == ["t", "score=0.5"]
+
+
+def test_what_was_trained_is_registered_where_its_base_is_served_and_nowhere_else(gateway: str, tmp_path: Path) -> None:
+    base = BaseModel.read(next(tmp_path.glob("*/config.json")).parent)
+    quiet = Output(as_json=True)
+
+    answer = Registering.checked("lights", None, base, quiet).send(write_adapter(tmp_path / "mine"), quiet)
+
+    assert (answer["id"], answer["created"]) == ("lights@1", True)
+    with pytest.raises(Refused, match="has another base model"):
+        Registering.checked("lights", None, replace(base, digest="cd" * 32), quiet)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +16,11 @@ import pytest
 from typer.testing import Result
 
 from loradock_adapters.evaluation import Evaluation
-from tests.fakes.model_server import BASE, DIGEST, STOP, ModelServer
+from tests.fakes.model_server import BASE, DIGEST, STOP, ModelServer, render
 from tests.server.cli.scripted_server import running
 
 Run = Callable[..., Result]
+QUICK = ("--no-loss", "--no-general")
 
 
 def wanted(number: int) -> str:
@@ -136,8 +140,34 @@ def test_an_interrupted_run_goes_on_without_asking_twice(loradock: Run, server: 
     assert (len(server.chats()), sum(path == "/v1/completions" for path, _ in server.asked)) == (asked, losses)
     assert again["verdict"]["kind"] == "promote"
 
-    assert loradock("evaluate", *flags, "--fresh", "--no-general").exit_code == 0
+    assert loradock("evaluate", *flags, "--fresh", *QUICK).exit_code == 0
     assert len(server.chats()) == asked + 3 * 40
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_what_was_answered_before_a_kill_is_not_asked_again(
+    loradock: Run, server: ModelServer, flags: list[str], tmp_path: Path, how: signal.Signals, code: int
+) -> None:
+    server.hold_after = 30
+    # One request at a time, so that what the server answered is in the journal when it is asked for more.
+    program = str(Path(sys.executable).with_name("loradock"))
+    command = [program, "evaluate", *flags, "--concurrency", "1", *QUICK]
+    with (tmp_path / "said").open("w") as said_to, subprocess.Popen(command, stderr=said_to) as process:
+        try:
+            assert server.reached.wait(120), (tmp_path / "said").read_text()
+            process.send_signal(how)
+            assert process.wait(60) == code, (tmp_path / "said").read_text()
+        finally:
+            process.kill()
+            server.released.set()
+    if how is signal.SIGINT:
+        assert "interrupted; every answer that came is kept" in (tmp_path / "said").read_text()
+    assert len((tmp_path / "out/answers.jsonl").read_text().splitlines()) == 30
+
+    server.hold_after = None
+    before = len(server.chats())
+    assert loradock("evaluate", *flags, *QUICK).exit_code == 0
+    assert len(server.chats()) - before == 3 * 40 - 30
 
 
 @pytest.mark.parametrize(
@@ -147,7 +177,7 @@ def test_an_interrupted_run_goes_on_without_asking_twice(loradock: Run, server: 
         (("--min-examples", "41"), 3, "not_enough_data"),
         (("--metric", "json_valid"), 0, "promote"),
         # A rule that all of them satisfy.
-        (("--metric", "regex", "--regex", ".", "--no-general"), 1, "dont"),
+        (("--metric", "regex", "--regex", "."), 1, "dont"),
         # The base never fails this one, and the adapter nearly always does.
         (("--metric", "regex", "--regex", "The number", "--no-prompted"), 1, "dont"),
     ],
@@ -157,12 +187,18 @@ def test_the_exit_code_is_the_verdict(
 ) -> None:
     if "--no-prompted" in extra:
         del flags[3:5]
-    assert said(loradock("evaluate", *flags, *extra, "--json"), code)["verdict"]["kind"] == kind
+    assert said(loradock("evaluate", *flags, *extra, *QUICK, "--json"), code)["verdict"]["kind"] == kind
 
 
 def test_people_read_a_table_and_a_verdict(loradock: Run, server: ModelServer, flags: list[str]) -> None:
-    result = loradock("evaluate", *flags)
+    result = loradock("evaluate", *flags, "--price-in", "1", "--price-out", "10")
     assert result.exit_code == 0
+    asked = [body for body in server.chats() if body["messages"][-1]["content"].isdecimal()]
+    prompts = sum(len(render(body["messages"], True)) for body in asked)
+    most = sum(body["max_tokens"] for body in asked)
+    begun = f"to ask: 120 of 120 answers, {prompts:,} tokens of prompts and at most {most:,} of answers, at most "
+    assert f"{begun}{(prompts * 1 + most * 10) / 1e6:.4f}; and as many losses" in result.stderr
+    assert "to ask: 0 of 120 answers, 0 tokens" in loradock("evaluate", *flags).stderr
     row = next(line for line in result.stdout.splitlines() if line.startswith("json_equal"))
     assert "0.0 % [0.0, 8.8]" in row
     assert "90.0 %" in row
@@ -182,8 +218,11 @@ def test_a_command_judges_answers_without_seeing_keys(
         "sys.exit(answer != wanted)\n"
     )
     command = f"{sys.executable} -S {checker} {{answer}} {{wanted}}"
-    found = said(loradock("evaluate", *flags, "--limit", "30", "--no-general", "--command", command, "--json"))
+    found = said(loradock("evaluate", *flags, "--limit", "30", *QUICK, "--command", command, "--json"))
     assert found["verdict"]["metric"] == "pass@1"
+    assert (
+        found["data_sha256"] != hashlib.sha256((tmp_path / "held_out.jsonl").read_bytes()).hexdigest()
+    )  # a part of it
     assert found["measured"]["pass@1"]["adapter"]["mean"] == 0.9
     assert found["measured"]["pass@1"]["prompted"]["mean"] == 0.5
 
@@ -255,12 +294,23 @@ def test_what_cannot_be_evaluated_is_2(
     assert match in result.stderr
 
 
+@pytest.mark.parametrize("flag", [(), ("--task", "no\nname")])
+def test_what_will_not_be_attached_is_said_before_anybody_is_asked(
+    loradock: Run, server: ModelServer, flags: list[str], flag: tuple[str, ...]
+) -> None:
+    server.may_manage = bool(flag)
+    result = loradock("evaluate", *flags, *flag)
+    assert result.exit_code == 2
+    assert ("task is" if flag else "--no-attach") in result.stderr
+    assert server.asked == []
+
+
 def test_a_result_that_cannot_be_attached_is_kept(
     loradock: Run, server: ModelServer, flags: list[str], tmp_path: Path
 ) -> None:
-    server.attach_status = 403
-    result = loradock("evaluate", *flags)
+    server.attach_status = 507
+    result = loradock("evaluate", *flags, *QUICK)
     assert result.exit_code == 2
     assert "not attached" in result.stderr
     assert Evaluation.read(json.loads((tmp_path / "out/evaluation.json").read_text(encoding="utf-8"))).task == "helper"
-    assert loradock("evaluate", *flags, "--no-attach").exit_code == 0
+    assert loradock("evaluate", *flags, *QUICK, "--no-attach").exit_code == 0

@@ -11,12 +11,11 @@ from loradock_server.engine.usage import UsageFeed
 
 async def read(feed: UsageFeed, gateway: str, after: int, count: int) -> list[dict[str, object]]:
     lines: list[dict[str, object]] = []
-    async for line in feed.follow(gateway, after):
-        if line.strip():
-            lines.append(json.loads(line))
-        if len(lines) == count:
+    async for part in feed.follow(gateway, after):
+        lines += [json.loads(line) for line in part.splitlines() if line]
+        if len(lines) >= count:
             break
-    return lines
+    return lines[:count]
 
 
 def test_a_gateway_sees_its_own_records_in_order_and_takes_up_where_it_left_off() -> None:

@@ -17,7 +17,7 @@ import jsonschema_rs
 from openai import DefaultHttpxClient
 
 # What a client may rely on. Others (date, content-length, …) are HTTP's.
-_TOLD = re.compile(r"x-.*|etag|location|preference-applied|retry-after|www-authenticate")
+_TOLD = re.compile(r"x-.*|anthropic-.*|etag|location|preference-applied|retry-after|www-authenticate")
 _UNOBSERVED = frozenset({"/healthz", "/readyz", "/metrics"})
 _TRANSPORT = frozenset({"x-accel-buffering"})
 

@@ -160,14 +160,14 @@ def test_a_postgresql_that_is_stopped_and_comes_back(start: Start) -> None:
 def test_a_postgresql_that_is_frozen_keeps_nobody_waiting_for_ever(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "REGISTRY_SECONDS", 1.0)
-    for name in ("STATEMENT_SECONDS", "SILENT_SECONDS", "PING_SECONDS"):
-        monkeypatch.setattr(postgresql, name, 1.0)
+    monkeypatch.setattr(postgresql, "PING_SECONDS", 1.0)  # after which a new connection is tried
     with running_postgres() as cluster:
         url = cluster.new_database() + "&connect_timeout=2"
         with start(registry_url=url) as gateway:
             key = prepared(gateway)
-            with cluster.frozen():
+            with cluster.frozen(), pytest.MonkeyPatch.context() as impatient:
+                impatient.setattr(auth, "REGISTRY_SECONDS", 1.0)
+                impatient.setattr(postgresql, "SILENT_SECONDS", 1.0)
                 goes_on_from_memory(gateway, key)
                 method, path, body = CHANGES[0]
                 with ThreadPoolExecutor() as pool:  # each waits for a connection of its own

@@ -44,7 +44,8 @@ class Bucket:
     @property
     def left(self) -> int:
         """How much may be taken now."""
-        return max(0, int(self.limit - self.content + SLACK))
+        left = int(self.limit - self.content + SLACK)
+        return left if left > 0 else 0
 
     @property
     def seconds_to_empty(self) -> float:
@@ -65,7 +66,7 @@ class Bucket:
 
     def wait(self, amount: float) -> float:
         """Seconds until this fits, if nobody else comes; 0: it does. More than the limit fits when nothing is in."""
-        over = self.content + min(amount, self.limit) - self.limit
+        over = self.content + amount - self.limit if amount < self.limit else self.content
         return over * 60 / self.limit if over > SLACK else 0.0
 
     def take(self, amount: float) -> Charge:

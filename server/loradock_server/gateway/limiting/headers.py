@@ -1,12 +1,14 @@
-"""What every answer says of limits: OpenAI's `x-ratelimit-*` headers."""
+"""What every answer says of limits: OpenAI's `x-ratelimit-*` headers, and Anthropic's too for clients of theirs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from loradock_server.gateway.limiting.bucket import Bucket
 from loradock_server.gateway.limiting.subject import REQUESTS, TOKENS, Now, Subject
+from loradock_server.gateway.routes import Dialect
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -18,7 +20,7 @@ _NAMES = {
 }
 
 
-def limit_headers(subjects: Iterable[Subject], now: Now) -> Headers:
+def limit_headers(subjects: Iterable[Subject], now: Now, dialect: Dialect = "openai") -> Headers:
     """Of each kind the limit that leaves least, after `refresh`; nothing of a kind that nobody limits."""
     requests: Bucket | None = None
     tokens: Bucket | None = None
@@ -35,6 +37,8 @@ def limit_headers(subjects: Iterable[Subject], now: Now) -> Headers:
         headers += _three(TOKENS, tokens.limit, tokens.left, tokens.seconds_to_empty)
     if day is not None and (budget := day.limits.tokens_per_day) is not None:
         headers += _three(_DAY, budget, max(0, day.day_left), now.seconds_left)
+    if dialect == "anthropic":
+        headers += _anthropics(requests, tokens, day, now)
     return headers
 
 
@@ -51,10 +55,37 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes}m{text}s" if hours else f"{minutes}m{text}s"
 
 
+def _anthropics(requests: Bucket | None, tokens: Bucket | None, day: Subject | None, now: Now) -> Headers:
+    """Anthropic has one limit of tokens, "the most restrictive": by the minute or of the day, whichever leaves less."""
+    headers: Headers = ()
+    if requests is not None:
+        headers = _three_anthropic(REQUESTS, requests.limit, requests.left, now.wall + requests.seconds_to_empty)
+    if day is not None and (tokens is None or day.day_left < tokens.left):
+        budget = day.limits.tokens_per_day or 0
+        headers += _three_anthropic(TOKENS, budget, max(0, day.day_left), now.wall + now.seconds_left)
+    elif tokens is not None:
+        headers += _three_anthropic(TOKENS, tokens.limit, tokens.left, now.wall + tokens.seconds_to_empty)
+    return headers
+
+
+def _three_anthropic(kind: str, limit: int, left: int, reset: float) -> Headers:
+    """`reset` in seconds since 1970; in words a whole second, never too early."""
+    moment = datetime.fromtimestamp(math.ceil(reset - 1e-6), UTC)
+    start = f"anthropic-ratelimit-{kind}"
+    return (
+        (f"{start}-limit", str(limit)),
+        (f"{start}-remaining", str(left)),
+        (f"{start}-reset", moment.strftime("%Y-%m-%dT%H:%M:%SZ")),
+    )
+
+
 def _tighter(one: Bucket | None, other: Bucket | None) -> Bucket | None:
     if one is None or other is None:
         return one or other
-    return min(one, other, key=lambda bucket: (bucket.left, -bucket.seconds_to_empty))
+    left, others = one.left, other.left
+    if left == others:
+        return one if one.content * other.limit >= other.content * one.limit else other  # by when it is empty
+    return one if left < others else other
 
 
 def _three(kind: str, limit: int, left: int, reset: float) -> Headers:

@@ -7,8 +7,8 @@ right when the engine tells what it cost, after an aborted stream too.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,7 +48,7 @@ class Limiter:
         self._steady = steady
         self._wall = wall
         self._unsettled: dict[str, Permit] = {}
-        self._over: deque[tuple[float, Permit]] = deque()
+        self._over: dict[str, float] = {}  # of those unsettled that have ended: until when they are waited for
         self.subjects: dict[str, Subject] = {}
         self.touched: set[Subject] = set()
 
@@ -71,19 +71,19 @@ class Limiter:
         if not subjects:
             return
         now = self.now()
+        tokens = 0
         for subject, limits in subjects.items():
             subject.refresh(limits, now)
+            if not tokens and subject.counts_tokens:
+                tokens = estimated_tokens(exchange.operation, body, size, context=self._context())
         self.touched.update(subjects)
-        tokens = 0
-        if any(one.tokens is not None or one.limits.tokens_per_day is not None for one in subjects):
-            tokens = estimated_tokens(exchange.operation, body, size, context=self._context())
         objections = [(found, one) for one in subjects if (found := one.objection(tokens, now)) is not None]
         if objections:
-            exchange.limit_headers = limit_headers(subjects, now)
+            exchange.limit_headers = limit_headers(subjects, now, exchange.operation.dialect)
             raise self._refuse(exchange, *max(objections, key=lambda pair: pair[0].wait), now)
         exchange.permit = Permit(exchange.request_id, tuple(one.take(tokens) for one in subjects))
         self._unsettled[exchange.request_id] = exchange.permit
-        exchange.limit_headers = limit_headers(subjects, now)
+        exchange.limit_headers = limit_headers(subjects, now, exchange.operation.dialect)
 
     def tell(self, exchange: Exchange) -> None:
         """Headers for an answer to a request that came to grief before it was judged."""
@@ -93,7 +93,7 @@ class Limiter:
         for subject, limits in subjects.items():
             subject.refresh(limits, now)
         self.touched.update(subjects)
-        exchange.limit_headers = limit_headers(subjects, now)
+        exchange.limit_headers = limit_headers(subjects, now, exchange.operation.dialect)
 
     def finish(self, exchange: Exchange) -> None:
         """The request is over, let in or not. Tokens cost nothing if no engine got it, or the one that did has died."""
@@ -107,7 +107,7 @@ class Limiter:
         if not exchange.sent:
             self._settle(permit, 0)
         elif not permit.settled:
-            self._over.append((self._steady() + SETTLE_SECONDS, permit))
+            self._over[permit.request_id] = self._steady() + SETTLE_SECONDS
 
     def record(self, usage: Usage) -> None:
         """What a request cost, as the engine counted."""
@@ -118,9 +118,9 @@ class Limiter:
     def give_up(self) -> None:
         """Wait no longer for the costs of requests that ended long ago."""
         now = self._steady()
-        while self._over and self._over[0][0] <= now:
-            _, permit = self._over.popleft()
-            self._unsettled.pop(permit.request_id, None)
+        for request_id in [id for id, _ in itertools.takewhile(lambda ended: ended[1] <= now, self._over.items())]:
+            del self._over[request_id]
+            self._unsettled.pop(request_id, None)
 
     def forget_idle(self) -> None:
         """Keep no state of those for whom it says nothing any more."""
@@ -132,6 +132,7 @@ class Limiter:
 
     def _settle(self, permit: Permit, tokens: int) -> None:
         self._unsettled.pop(permit.request_id, None)
+        self._over.pop(permit.request_id, None)
         if permit.settled:
             return
         permit.settled = True

@@ -85,6 +85,11 @@ class Subject:
         if limits.tokens_per_day is not None and now.day > self.day:
             self.day, self.used, self.unsent = now.day, 0, 0
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how many tokens a request takes, after `refresh`."""
+        return self.tokens is not None or self.limits.tokens_per_day is not None
+
     def objection(self, tokens: int, now: Now) -> Objection | None:
         """The limit that is in the way for longest, after `refresh`."""
         limits, found = self.limits, None
@@ -111,7 +116,8 @@ class Subject:
             self.requests.take(1)
         charge = None if self.tokens is None else self.tokens.take(tokens)
         day_tokens = 0 if self.limits.tokens_per_day is None else tokens
-        self._charge_day(day_tokens)
+        self.used += day_tokens
+        self.unsent += day_tokens
         return Hold(self, self.tokens, charge, self.day, day_tokens)
 
     def leave(self) -> None:
@@ -124,7 +130,8 @@ class Subject:
             hold.tokens.drain(hold.tokens.limit, now.steady)
             hold.tokens.correct(hold.charge, tokens)
         if self.limits.tokens_per_day is not None and hold.day == self.day:
-            self._charge_day(tokens - hold.day_tokens)
+            self.used += tokens - hold.day_tokens
+            self.unsent += tokens - hold.day_tokens
 
     @property
     def day_left(self) -> int:
@@ -135,10 +142,6 @@ class Subject:
         """Whether a new one would be just the same, after `refresh`."""
         empty = all(bucket is None or not bucket.content for bucket in (self.requests, self.tokens))
         return empty and not self.running and not self.elsewhere and (not self.used or self.day < now.day)
-
-    def _charge_day(self, tokens: int) -> None:
-        self.used += tokens
-        self.unsent += tokens
 
 
 def _refreshed(bucket: Bucket | None, limit: int | None, now: float) -> Bucket | None:

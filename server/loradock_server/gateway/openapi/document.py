@@ -19,13 +19,13 @@ from loradock_server.gateway.openapi.operation import (
     ETAG,
     HEADERS,
     JSON,
-    LIMITS,
     REQUEST_ID,
     RETRY_AFTER,
     RETRY_AFTER_MS,
     SHOULD_RETRY,
     Answer,
     Operation,
+    limits_told,
 )
 from loradock_server.gateway.routes import Dialect
 
@@ -211,7 +211,7 @@ def _error(
     named += [AUTHENTICATE] if status == 401 else []
     # A 412 for something that is gone has no revision to name.
     sometimes = [ETAG] if status == 412 else []
-    sometimes += [wire.ADAPTER, wire.DIGEST, *LIMITS] if open else []
+    sometimes += [wire.ADAPTER, wire.DIGEST, *limits_told(dialect)] if open else []
     sometimes += [RETRY_AFTER_MS, SHOULD_RETRY] if open and status == 429 else []
     return {"description": says, "headers": _headers(named, sometimes), "content": {JSON: {"schema": schema}}}
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from loradock_adapters import errors as core
 from loradock_server import wire
 from loradock_server.gateway import errors
-from loradock_server.gateway.openapi.operation import JSON, LIMITS, Answer, Errors, Operation
+from loradock_server.gateway.openapi.operation import JSON, Answer, Errors, Operation, limits_told
 from loradock_server.gateway.routes import dialect_of
 
 
@@ -135,7 +135,7 @@ def _inference(
     answer = Answer(
         gives,
         f"The answer. {says}".strip(),
-        sometimes=(wire.ADAPTER, wire.DIGEST, *LIMITS),
+        sometimes=(wire.ADAPTER, wire.DIGEST, *limits_told(dialect_of(path))),
         content=_STREAM if streams else None,
     )
     return Operation(

@@ -44,6 +44,16 @@ _TOLD: Mapping[str, str] = {
 LIMITS: Mapping[str, str] = {
     f"x-ratelimit-{part}-{kind}": says.format(of) for kind, of in _LIMITED.items() for part, says in _TOLD.items()
 }
+_ANTHROPICS_TOLD: Mapping[str, str] = {
+    "limit": "The limit of {}: of the key or the adapter, by the minute or of the day, whichever leaves least.",
+    "remaining": "What is left of {}.",
+    "reset": "When all of {} is there again (RFC 3339).",
+}
+ANTHROPICS_LIMITS: Mapping[str, str] = {
+    f"anthropic-ratelimit-{kind}-{part}": says.format(kind)
+    for kind in ("requests", "tokens")
+    for part, says in _ANTHROPICS_TOLD.items()
+}
 
 HEADERS: Mapping[str, str] = {
     REQUEST_ID: "The client's own x-request-id if it sent a usable one, else a new one. Quote it to an operator.",
@@ -53,11 +63,17 @@ HEADERS: Mapping[str, str] = {
     RETRY_AFTER_MS: "The same in milliseconds, for a limit of the key or the adapter.",
     SHOULD_RETRY: "false, where a client had better not wait by itself.",
     **LIMITS,
+    **ANTHROPICS_LIMITS,
     AUTHENTICATE: "How to send a key.",
     APPLIED: "The preference that was heeded: respond-async.",
     wire.ADAPTER: "The adapter version that answered, name@version. Not sent by the base model.",
     wire.DIGEST: "SHA-256 of that version's files.",
 }
+
+
+def limits_told(dialect: Dialect) -> tuple[str, ...]:
+    """The headers by which an inference route tells of limits, where there are any."""
+    return (*LIMITS, *(ANTHROPICS_LIMITS if dialect == "anthropic" else ()))
 
 
 @dataclass(frozen=True, slots=True)

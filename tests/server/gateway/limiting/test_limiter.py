@@ -20,7 +20,7 @@ from loradock_server.gateway.errors import AdapterBusy, KeyBusy, OverLimit, Quot
 from loradock_server.gateway.exchange import Exchange
 from loradock_server.gateway.limiting.headers import duration
 from loradock_server.gateway.limiting.limiter import SETTLE_SECONDS, Limiter
-from loradock_server.gateway.routes import OPERATIONS
+from loradock_server.gateway.routes import OPERATIONS, Operation
 from loradock_server.gateway.table import Target
 from loradock_server.gateway.usage import Usage
 from loradock_server.telemetry.metrics import GatewayMetrics
@@ -58,9 +58,10 @@ class Scene:
         body: Mapping[str, Any] | None = None,
         id: str = "key-1",
         name: str = "poet",
+        operation: Operation = CHAT,
     ) -> Exchange:
         """A request that was let in. Raises OverLimit."""
-        exchange = Exchange(uuid.uuid4().hex, CHAT)
+        exchange = Exchange(uuid.uuid4().hex, operation)
         exchange.holder = Key(id, limits=key)
         said = AdapterSettings.stored(adapter.document())
         exchange.target = Target(f"{name}@1", AdapterRef(name, 1), "d" * 64, settings=said)
@@ -150,6 +151,32 @@ def test_headers_name_the_limit_that_leaves_least() -> None:
         "x-ratelimit-remaining-tokens-day": "8800",
         "x-ratelimit-reset-tokens-day": "12h0m0s",
     }
+
+
+def test_anthropics_clients_are_told_in_their_headers_too() -> None:
+    scene = Scene()
+    messages = next(one for one in OPERATIONS if one.dialect == "anthropic")
+
+    def told(limits: RateLimits) -> dict[str, str]:
+        headers = scene.ask(limits, operation=messages, id=str(limits)).limit_headers
+        return {name: value for name, value in headers if name.startswith("anthropic-")}
+
+    assert told(RateLimits(requests_per_minute=50, tokens_per_minute=1000, tokens_per_day=9000)) == {
+        "anthropic-ratelimit-requests-limit": "50",
+        "anthropic-ratelimit-requests-remaining": "49",
+        "anthropic-ratelimit-requests-reset": "2024-10-04T12:00:02Z",  # in 1.2 seconds
+        "anthropic-ratelimit-tokens-limit": "1000",
+        "anthropic-ratelimit-tokens-remaining": "800",
+        "anthropic-ratelimit-tokens-reset": "2024-10-04T12:00:12Z",
+    }
+    assert told(RateLimits(tokens_per_minute=1000, tokens_per_day=900)) == {
+        "anthropic-ratelimit-tokens-limit": "900",
+        "anthropic-ratelimit-tokens-remaining": "700",
+        "anthropic-ratelimit-tokens-reset": "2024-10-05T00:00:00Z",
+    }
+    assert told(RateLimits(max_concurrency=5)) == {}
+    chat = scene.ask(RateLimits(requests_per_minute=50)).limit_headers
+    assert not [name for name, _ in chat if name.startswith("anthropic-")]
 
 
 def test_tokens_are_charged_as_estimated_until_the_engine_tells_the_truth() -> None:

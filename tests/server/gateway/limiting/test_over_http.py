@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -111,6 +112,9 @@ def test_the_anthropic_route_words_it_its_own_way(gateway: Gateway) -> None:
     answer = gateway.http.post("/v1/messages", json=body, headers={"authorization": f"Bearer {key}"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (429, "rate_limit_error")
     assert int(answer.headers["retry-after"]) > 50
+    assert answer.headers["anthropic-ratelimit-requests-limit"] == "1"
+    assert answer.headers["anthropic-ratelimit-requests-remaining"] == "0"
+    assert datetime.fromisoformat(answer.headers["anthropic-ratelimit-requests-reset"]) > datetime.now(UTC)
 
 
 def test_an_adapters_limits_are_of_all_callers_together(gateway: Gateway) -> None:
