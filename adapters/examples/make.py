@@ -167,7 +167,7 @@ def evaluate(name: str, adapter: Path, home: Path, work: Path) -> None:
     loradock(
         *("evaluate", name, "--data", str(folder / "data/held_out.jsonl"), "--metric", task.metric),
         *("--prompt", str(folder / "prompt.txt"), "--train", str(folder / "data/train.jsonl")),
-        *("--shots", str(task.shots), "--out", str(out)),
+        *("--shots", str(task.shots), "--out", str(out), "--concurrency", "32"),
         home=home,
         good=VERDICTS,
     )
