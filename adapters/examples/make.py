@@ -70,7 +70,7 @@ class Failed(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make examples", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: every example")
-    parser.add_argument("--no-train", action="store_true", help="evaluate the adapters that are there")
+    parser.add_argument("--no-train", action="store_true", help="only evaluate the adapters that are there")
     parser.add_argument("--write", action="store_true", help="only write the READMEs anew, from result.json")
     parser.add_argument("--var", type=Path, default=ROOT / "var", help="where the base model and what is made lie")
     options = parser.parse_args()
@@ -90,7 +90,7 @@ def main() -> None:
 def make(names: Sequence[str], var: Path, *, train: bool) -> None:
     base = Path(json.loads(loradock("base", "fetch", "--json", home=var, quiet=True))["folder"])
     work = var / "examples"
-    for name in names:
+    for name in names if train else ():
         check(name, var)
     adapters = {name: trained(name, base, work, var) if train else ready(name, work) for name in names}
     with server(base, work) as home:
