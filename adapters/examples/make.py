@@ -167,7 +167,7 @@ def evaluate(name: str, adapter: Path, home: Path, work: Path) -> None:
     loradock(
         *("evaluate", name, "--data", str(folder / "data/held_out.jsonl"), "--metric", task.metric),
         *("--prompt", str(folder / "prompt.txt"), "--train", str(folder / "data/train.jsonl")),
-        *("--shots", str(task.shots), "--out", str(out), "--concurrency", "32"),
+        *("--shots", str(task.shots), "--out", str(out), "--concurrency", "32", "--no-loss", "--no-general"),
         home=home,
         good=VERDICTS,
     )
@@ -229,7 +229,8 @@ def write_readme(name: str) -> None:
 
 def write_tables() -> None:
     """All examples in one table, in README.md here and of the repository."""
-    results = {name: read_result(name) for name in TASKS if (EXAMPLES / name / "result.json").exists()}
+    found = {name: read_result(name) for name in TASKS if (EXAMPLES / name / "result.json").exists()}
+    results = {name: result for name, result in found.items() if "contenders" in result}
     for path, prefix in ((EXAMPLES / "README.md", ""), (ROOT / "README.md", "adapters/examples/")):
         rows = []
         for name, result in results.items():
