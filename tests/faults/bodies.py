@@ -132,6 +132,59 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "/tokenize": {"prompt": "Once", "add_special_tokens": True, "return_token_strs": True},
     "/detokenize": {"tokens": [1, 2, 3]},
 }
+# What an answer must fit: good, large, or such as compilers stumble over.
+_BOUNDS = st.sampled_from([-1, 0, 1, 7, 64, 200, 1000, 10**9, 1.5, "7"])
+_REGEXES = st.sampled_from(
+    [
+        "[a-z]+",
+        "a{1,200}",
+        "^[a-z0]{1,200}$",
+        "(a{1,50}){1,50}",
+        "(a",
+        "[",
+        "(a+)+b",
+        "(?=x)a",
+        r"\p{L}+",
+        "",
+        "a{9999}",
+    ]
+)
+_EBNF = st.sampled_from(
+    ['root ::= "a" | "b"', "root ::= [a-z]{1,300}", "root ::= nobody", "root ::= root", 'start: "a"', "::=", "x" * 3000]
+)
+_SCHEMAS: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        st.fixed_dictionaries(
+            {"type": st.just("string")}, optional={"minLength": _BOUNDS, "maxLength": _BOUNDS, "pattern": _REGEXES}
+        ),
+        st.fixed_dictionaries({"type": st.just("integer")}, optional={"minimum": _BOUNDS, "maximum": _BOUNDS}),
+        st.sampled_from([{}, True, {"enum": []}, {"enum": ["a", 1, None]}, {"const": "x"}, {"$ref": "#/$defs/nobody"}]),
+        st.sampled_from([{"type": "string", "format": "date-time"}, {"type": ["string", "null"]}, {"type": "no"}]),
+    ),
+    lambda part: st.one_of(
+        st.fixed_dictionaries(
+            {"type": st.just("array"), "items": part}, optional={"minItems": _BOUNDS, "maxItems": _BOUNDS}
+        ),
+        st.fixed_dictionaries(
+            {"type": st.just("object"), "properties": st.dictionaries(st.sampled_from("abc"), part, max_size=3)},
+            optional={
+                "required": st.just(["a"]),
+                "additionalProperties": part,
+                "patternProperties": st.just({"^x": {}}),
+            },
+        ),
+        st.fixed_dictionaries({"anyOf": st.lists(part, max_size=3)}),
+        st.fixed_dictionaries({"$ref": st.just("#/$defs/a"), "$defs": st.fixed_dictionaries({"a": part})}),
+    ),
+    max_leaves=5,
+)
+_GRAMMARS = st.one_of(
+    st.fixed_dictionaries({"json": _SCHEMAS}),
+    st.fixed_dictionaries({"regex": _REGEXES}),
+    st.fixed_dictionaries({"grammar": _EBNF}),
+    st.fixed_dictionaries({"choice": st.lists(_TEXT, max_size=3)}),
+)
+
 _NEEDED = {"messages", "prompt", "input", "text_1", "text_2", "query", "documents", "tokens", "max_tokens"}
 _SIMPLE_CHAT = [{"role": "user", "content": "hi"}]
 
@@ -145,6 +198,8 @@ def requests(draw: st.DrawFn, model: str) -> tuple[str, bytes]:
     chosen = draw(st.lists(st.sampled_from(optional), max_size=4, unique=True)) if optional else []
     body = {"model": model} | {name: shape[name] for name in (*sorted(shape.keys() & _NEEDED), *chosen)}
     body = json.loads(json.dumps(body))
+    if "structured_outputs" in shape and draw(st.integers(0, 3)) == 0:
+        body["structured_outputs"] = draw(_GRAMMARS)
     for _ in range(draw(st.integers(0, 3))):
         _bend(draw, body)
     text = json.dumps(body).encode("utf-8", "surrogatepass")

@@ -72,6 +72,12 @@ class Checkpoints:
         for old in self.all()[KEPT:]:
             self._remove(old.folder)
 
+    def remove_all(self) -> None:
+        """Whole ones, damaged ones, and what is being written."""
+        for path in self._folder.glob("checkpoint-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        self.sweep()
+
     def _remove(self, folder: Path) -> None:
         """In one move out of sight, so that half of it is never taken for a whole one."""
         if folder.exists():

@@ -16,6 +16,7 @@ from loradock_adapters.training.recipe import Recipe
 
 RUN_FILE = "run.json"
 _LARGEST_BYTES = 4 << 20
+_WITHOUT_EFFECT = ("description", "training.report_to", "training.checkpoint_every")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,10 @@ class RunIdentity:
 
     @classmethod
     def of(cls, recipe: Recipe, data: dict[str, str], base_digest: str, surroundings: dict[str, Any]) -> RunIdentity:
-        """`data`: sha256 by role. Comments and the order of a recipe's lines do not count."""
+        """`data`: sha256 by role. Comments, and what changes no number, do not count."""
         values = dict(_flat(json.loads(json.dumps(asdict(recipe), default=str)), ""))
-        values.pop("description", None)
+        for name in _WITHOUT_EFFECT:
+            values.pop(name, None)
         files = {f"data ({role})": digest for role, digest in data.items()}
         return cls({**values, **files, "base model": base_digest}, surroundings)
 

@@ -123,7 +123,7 @@ def train_prepared(
             progress.phase("writing the adapter")
             finish(prepared, fitted, folder, partial)
         except TrainingFailed:
-            partial.discard()  # it would fail again
+            partial.checkpoints.remove_all()  # gone on with, it would fail again; log and curve say how it went
             raise
         partial.discard()
     course = fitted.course

@@ -22,6 +22,11 @@ class Alarm:
     def cancel(self) -> None:
         """It is not to happen any more, or has happened already."""
         self._waiting.pop(self, None)
+        self.call = _nothing  # whoever holds the alarm is mostly held by the call: two that would keep each other
+
+
+def _nothing() -> None:
+    pass
 
 
 class Alarms:

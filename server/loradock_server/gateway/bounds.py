@@ -39,6 +39,12 @@ _TEXTS: Mapping[str, tuple[str, ...]] = {
 
 def require_bounded(operation: str, body: Mapping[str, Any], size: int) -> None:
     """Look at the body of a request (by the operation's name), which had `size` bytes. Raises BadRequest."""
+    outputs = body.get("structured_outputs")
+    if outputs is not None and not isinstance(outputs, dict):
+        # vLLM would stumble over it, and call that a fault of its own.
+        raise BadRequest(
+            f"structured_outputs must be an object (got {str(outputs)[:80]!r})", param="structured_outputs"
+        )
     if size > MAX_GRAMMAR_BYTES:
         for field in _GRAMMARS:
             _require_short(field, body.get(field), MAX_GRAMMAR_BYTES)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from loradock_server.gateway.asgi import DIRECT
+
 
 class DirectCycle(RequestResponseCycle):
     """Takes one answer: a start with `content-length` and its whole body, or a start and chunks."""
@@ -83,6 +85,7 @@ class DirectCycle(RequestResponseCycle):
         if not more:
             self.response_complete = True
             self.message_event.set()
+            self.scope.pop(DIRECT)  # type: ignore[misc]  # else the two keep each other until cycles are looked for
             if not self.keep_alive:
                 self.transport.close()
             self.on_response()

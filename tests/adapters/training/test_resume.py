@@ -229,8 +229,9 @@ def test_another_recipe_data_or_base_is_told_and_not_gone_on_with(
         train(stopped, base, stopped.parent / "out", how=How(resume=True))
 
 
-def test_comments_do_not_make_a_recipe_another_one() -> None:
-    one, other = (RunIdentity.of(parse_recipe(text), {}, "", {}) for text in (RECIPE, "# as it was" + RECIPE))
+def test_comments_and_what_changes_no_number_do_not_make_a_recipe_another_one() -> None:
+    same_run = "# as it was" + RECIPE.replace("checkpoint_every = 3", 'checkpoint_every = 1\nreport_to = ["mlflow"]')
+    one, other = (RunIdentity.of(parse_recipe(text), {}, "", {}) for text in (RECIPE, same_run))
 
     assert other.differences(one) == []
 

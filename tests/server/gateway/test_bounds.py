@@ -33,6 +33,13 @@ def test_more_than_a_turn_is_refused_with_value_and_limit(operation: str, body: 
     assert raised.value.param == param
 
 
+@pytest.mark.parametrize("value", [[None, {}], "json", 3, True])
+def test_what_an_answer_must_fit_is_an_object(value: Any) -> None:
+    with pytest.raises(BadRequest, match="structured_outputs must be an object") as raised:
+        require_bounded("chat", {"structured_outputs": value}, 100)
+    assert raised.value.param == "structured_outputs"
+
+
 @pytest.mark.parametrize(
     ("operation", "body"),
     [
@@ -42,6 +49,7 @@ def test_more_than_a_turn_is_refused_with_value_and_limit(operation: str, body: 
         ("chat", {"messages": [{}] * 5000}),
         ("embeddings", {"input": [7] * 5000}),
         ("score", {}),
+        ("chat", {"structured_outputs": None}),
         ("chat", {"messages": ["x" * 100_000], "tools": ["x" * 100_000], "response_format": {"a": "x" * 60_000}}),
         ("chat", {"messages": ["x" * 100_000], "response_format": "json"}),
     ],
