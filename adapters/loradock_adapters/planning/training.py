@@ -26,8 +26,6 @@ _NF4_BLOCK_OF_SCALES = 256
 _TILE_TOKENS = 4096
 _TILE_WORDS = 32768
 _TILE_BYTES = {True: 2, False: 39}
-UNPACKED_BELOW = 1_000_000_000
-"""On a CPU, the trainer holds an NF4 base with fewer numbers in linear modules than this unpacked, for speed."""
 _STATE_BYTES = {"adamw": 8, "adamw-8bit": 2}
 
 
@@ -62,8 +60,6 @@ def weights(shape: ModelShape, run: Run) -> Term:
             return Term("base weights", 2 * count, f"{count:,} numbers × 2 bytes (bf16)")
         case "qlora":
             linear, other = shape.linear_parameters, shape.other_parameters
-            if not run.on_gpu and linear < UNPACKED_BELOW:
-                return Term("base weights", 2 * count, f"{count:,} numbers × 2 bytes (rounded to NF4, held in bf16)")
             scales = linear // _NF4_BLOCK
             scale_bytes = scales + 4 * scales // _NF4_BLOCK_OF_SCALES if run.double_quantization else 4 * scales
             double = "1 byte each, double-quantised" if run.double_quantization else "4 bytes each"

@@ -37,7 +37,6 @@ from loradock_adapters.training.progress import TrainingProgress
 from loradock_adapters.training.recipe import QuantizationRecipe, Recipe
 from loradock_adapters.training.schedule import Schedule
 from loradock_adapters.training.stopping import StopRequest, Watch
-from loradock_adapters.training.unpacking import unpack_small
 
 _WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -100,8 +99,6 @@ def fit(
         device_map={"": 0} if torch.cuda.is_available() else None,
     )
     keep_gradients_exact(model)
-    if not torch.cuda.is_available():
-        unpack_small(model)
     peak = place.after.facts.get("peak_bytes", {}) if place.after is not None else {}
     best = _best_keeper(recipe, place)
     keeper = Keeper(place.checkpoints, place.notes, best, peak)

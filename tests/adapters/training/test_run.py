@@ -295,13 +295,3 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(
 
     with pytest.raises(RecipeError, match=r"'mlflow', and the package mlflow is not installed; install it"):
         train(write_recipe(tmp_path, RECIPE), tiny_base, tmp_path / "out", how=How(report_to=("mlflow",)))
-
-
-def test_packed_in_every_step_or_unpacked_once_the_adapter_is_the_same(
-    trained: TrainResult, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("loradock_adapters.training.unpacking.UNPACKED_BELOW", 0)
-
-    packed = train(write_recipe(tmp_path, RECIPE), tiny_base, tmp_path / "out")
-
-    assert manifest_of(packed)["adapter"]["digest"] == manifest_of(trained)["adapter"]["digest"]

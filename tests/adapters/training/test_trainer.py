@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from loradock_adapters.training.trainer import keep_gradients_exact
-from loradock_adapters.training.unpacking import unpack_small
 
 QUANTIZATION = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
@@ -24,13 +21,11 @@ def gradient_at_the_input(model: torch.nn.Module, embedded: torch.Tensor) -> tor
     return given.grad.float()
 
 
-def load(base: Path, *, unpacked: bool = False) -> torch.nn.Module:
+def load(base: Path) -> torch.nn.Module:
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.bfloat16, quantization_config=QUANTIZATION
     )
     keep_gradients_exact(model)
-    if unpacked:
-        assert unpack_small(model)
     return model
 
 
@@ -62,23 +57,3 @@ def test_the_gradient_is_that_of_the_dequantised_weights(tiny_base: Path) -> Non
     expected = gradient_at_the_input(plain.train(), embedded)
 
     torch.testing.assert_close(found, expected, rtol=0.05, atol=float(expected.abs().max()) * 0.02)
-
-
-def test_held_unpacked_the_base_gives_the_same_numbers_to_the_last_bit(tiny_base: Path) -> None:
-    torch.manual_seed(0)
-    embedded = torch.randn(2, 8, 64, dtype=torch.bfloat16)
-    packed, unpacked = load(tiny_base), load(tiny_base, unpacked=True)
-
-    assert {type(module) for module in unpacked.modules()}.isdisjoint({Linear4bit})
-    assert torch.equal(packed(inputs_embeds=embedded).logits, unpacked(inputs_embeds=embedded).logits)
-    assert torch.equal(
-        gradient_at_the_input(packed.train(), embedded), gradient_at_the_input(unpacked.train(), embedded)
-    )
-
-
-def test_a_large_base_stays_packed(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradock_adapters.training.unpacking.UNPACKED_BELOW", 1000)
-    model = load(tiny_base)
-
-    assert not unpack_small(model)
-    assert any(isinstance(module, Linear4bit) for module in model.modules())
