@@ -13,7 +13,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs evaluate clean bench-gateway bench-serving
+.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs examples clean bench-gateway bench-serving
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,8 +59,8 @@ bench-plan: $(STAMP) ## what training really takes at its peak, beside what `lor
 soak: $(STAMP) ## half an hour of churn on gateway and fake engine: memory, open files and tasks must stay flat
 	$(BIN)/python -m loadtest.soak $(ARGS)
 
-evaluate: $(STAMP) ## score every example adapter against the base on held-out data
-	$(BIN)/python adapters/examples/evaluate.py $(ARGS)
+examples: $(STAMP) ## check, train and evaluate the example adapters, and write their figures; ARGS="home-commands" for one
+	$(BIN)/python adapters/examples/make.py $(ARGS)
 
 bench-serving: $(STAMP) ## ways to serve 1, 4 and 16 adapters beside each other: memory and throughput; a quarter of an hour
 	$(BIN)/python -m loadtest.serving $(ARGS)

