@@ -15,8 +15,9 @@ pytestmark = pytest.mark.e2e
 
 DATA = EXAMPLES / "home-commands/data"
 PROMPT = "Answer with the intent of the command as JSON, and nothing else."
-LEARNED, ASKED = 400, 40
-# So short a run learns the form and not much more. Plain LoRA, since a step on NF4 takes more than twice as long here.
+LEARNED, ASKED = 400, 32
+# So short a run learns the form, which four examples in a prompt show as well, and a little of what is behind it: the
+# loss tells it.
 RECIPE = """
 name = "house"
 base = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -31,14 +32,14 @@ rank = 4
 alpha = 8
 
 [quantization]
-type = "none"
+type = "nf4"
 
 [training]
-steps = 16
+steps = 20
 batch_size = 8
 learning_rate = 2e-3
 warmup_steps = 2
-eval_every = 16
+eval_every = 20
 eval_examples = 8
 seed = 3
 """
@@ -70,7 +71,7 @@ def test_data_is_checked_planned_for_trained_on_evaluated_promoted_and_answered(
         server.client().models.retrieve("house")
 
     options = ("--data", str(held_out), "--train", str(train), "--shots", "4", "--prompt", PROMPT, "--no-general")
-    judged = server.loradock("evaluate", "house@1", *options, "--metric", "json_valid", timeout=300)
+    judged = server.loradock("evaluate", "house@1", *options, "--metric", "loss", "--max-tokens", "32", timeout=300)
     assert judged["verdict"]["kind"] == "promote", judged
 
     server.loradock("adapters", "promote", "house", "1")

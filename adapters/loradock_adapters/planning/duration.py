@@ -14,8 +14,8 @@ from loradock_adapters.planning.training import Run
 
 # Seen on an H100: 300 of 989 TFLOP/s where the arithmetic was the limit.
 _GPU_SHARE = 0.30
-# Of the speed of bare matrix products, on a processor (loadtest/plan/cpu.json): the rest is everything in between.
-_CPU_SHARE = 0.5
+# Of the speed of bare matrix products, on a processor (`quiet` in loadtest/plan/cpu.json); the rest is all in between.
+_CPU_SHARE = 0.35
 # Seconds that the host needs to start a layer's kernels, forwards and backwards, and more for each adapted module.
 _LAYER_SECONDS = 0.0021
 _MODULE_SECONDS = 0.0011

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from loradock_adapters.planning.shape import parse_shape
 from loradock_adapters.planning.training import Run
 from tests.adapters.planning.test_shape import LLAMA_3_8B
 
+MEASURED = Path(__file__).parents[3] / "loadtest/plan"
 LLAMA = parse_shape(LLAMA_3_8B, name="llama")
 LORA = lora_size(LLAMA, 8, ["q_proj"])
 
@@ -56,3 +59,14 @@ def test_nf4_costs_a_processor_its_unpacking_and_half_the_speed_twice_the_time()
     assert seconds(qlora)[0] - seconds(lora)[0] == pytest.approx(2 * LLAMA.linear_parameters / 1e9)
     for run in (lora, qlora, replace(qlora, checkpointing=True)):
         assert seconds(run)[1] == pytest.approx(2 * seconds(run)[0])
+
+
+def test_the_recorded_steps_of_a_quiet_processor_are_met() -> None:
+    recorded = json.loads((MEASURED / "cpu.json").read_text())
+    shape = parse_shape(recorded["shapes"]["smollm2-135m-instruct"], name="smollm2")
+    assert len(recorded["quiet"]) == 3
+    for run in recorded["quiet"]:
+        device = replace(CPU, tflops=run["tflops"], unpacked_per_second=run["unpacked_per_second"])
+        wanted = Run(run["method"], False, run["batch_size"], run["sequence_length"], run["checkpointing"])
+        planned = step_seconds(shape, lora_size(shape, run["rank"], run["targets"]), wanted, device)
+        assert planned == pytest.approx(run["seconds_a_step"], rel=0.1)
