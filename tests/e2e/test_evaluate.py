@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.training.data import read_examples, tokenize_one
 from tests.e2e.server import EXAMPLES, LORADOCK, Server
+
+pytestmark = pytest.mark.e2e
 
 EXAMPLE = EXAMPLES / "home-commands"
 DATA = EXAMPLE / "data/held_out.jsonl"
@@ -32,6 +31,10 @@ def evaluate(server: Server, *flags: str, code: int = 0) -> Any:
 
 def losses_by_transformers(base: BaseModel) -> list[float]:
     """Nats per token of the first wanted answers, by the adapter, in float32, of the tokens that training learns."""
+    import torch  # here and not above: every collection of tests would wait for them
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, local_files_only=True)
     model = PeftModel.from_pretrained(model, str(EXAMPLE / "adapter")).eval()

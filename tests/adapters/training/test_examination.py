@@ -36,7 +36,8 @@ def test_it_counts_examples_steps_and_bytes(tiny_base: Path, tmp_path: Path) -> 
     assert examined.cost is not None
     document = examined.cost.as_dict()
     assert document["needs_bytes"] > document["peak"]["bytes"] > 0
-    assert (document["steps"], document["device"], document["seconds"]) == (6, "cpu", None)
+    assert (document["steps"], document["device"]) == (6, "cpu")
+    assert document["seconds"] > 0
     assert [one.where for one in examined.advice] == ["data.train", "training.eval_every"]
 
 
