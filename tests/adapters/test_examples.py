@@ -16,8 +16,7 @@ from loradock_adapters.training.data import read_examples
 from loradock_adapters.training.duplicates import asked_text, near_pairs
 
 EXAMPLES = Path(__file__).parents[2] / "adapters" / "examples"
-# python-docstrings was measured before `loradock evaluate` was there, and awaits its turn.
-FOLDERS = [EXAMPLES / name for name in ("change-numbers", "home-commands", "mail-triage")]
+FOLDERS = [EXAMPLES / name for name in ("change-numbers", "home-commands", "mail-triage", "python-docstrings")]
 each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 

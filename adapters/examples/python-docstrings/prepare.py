@@ -15,6 +15,9 @@ import sysconfig
 import warnings
 from pathlib import Path
 
+from loradock_adapters.training.duplicates import asked_text, near_pairs
+from loradock_adapters.training.formats import Example, numbered
+
 SEED = 20260
 HELD_OUT = 150
 TRAIN = 1200
@@ -41,7 +44,7 @@ def without_docstring(node: ast.FunctionDef) -> str | None:
     return source if source.isascii() and 40 <= len(source) <= LONGEST_SOURCE else None
 
 
-def examples(library: Path) -> dict[str, str]:
+def functions(library: Path) -> dict[str, str]:
     """Source → summary, in file order; the first of two equal functions counts."""
     found: dict[str, str] = {}
     for path in sorted(library.rglob("*.py")):
@@ -68,16 +71,29 @@ def row(source: str, text: str) -> str:
     return json.dumps({"messages": messages})
 
 
+def strange_to(train: list[str], rows: list[str]) -> list[str]:
+    """The rows whose function is not nearly one that is trained on, as `loradock data check` sees it."""
+    known, asked = [[asked_text(one) for _, one in examples(part)] for part in (train, rows)]
+    near = {position for position, _ in near_pairs(asked, known)}
+    return [text for position, text in enumerate(rows) if position not in near]
+
+
+def examples(rows: list[str]) -> list[tuple[int, Example]]:
+    return [(number, found[1]) for number, found in numbered(rows) if not isinstance(found, str)]
+
+
 def main() -> None:
-    found = examples(Path(sysconfig.get_path("stdlib")))
+    found = functions(Path(sysconfig.get_path("stdlib")))
     # A summary that occurs twice must not stand on both sides of the split.
     unique = {text: source for source, text in found.items()}
     rows = [row(source, text) for text, source in unique.items()]
     random.Random(SEED).shuffle(rows)
+    train = rows[HELD_OUT : HELD_OUT + TRAIN]
+    held_out = strange_to(train, rows[:HELD_OUT] + rows[HELD_OUT + TRAIN :])[:HELD_OUT]
     folder = Path(__file__).parent / "data"
     folder.mkdir(exist_ok=True)
-    (folder / "held_out.jsonl").write_text("\n".join(rows[:HELD_OUT]) + "\n", encoding="utf-8")
-    (folder / "train.jsonl").write_text("\n".join(rows[HELD_OUT : HELD_OUT + TRAIN]) + "\n", encoding="utf-8")
+    (folder / "held_out.jsonl").write_text("\n".join(held_out) + "\n", encoding="utf-8")
+    (folder / "train.jsonl").write_text("\n".join(train) + "\n", encoding="utf-8")
     source = {"package": "Python standard library", "version": platform.python_version(), "found": len(rows)}
     (folder / "source.json").write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
 
