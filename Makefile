@@ -62,7 +62,7 @@ soak: $(STAMP) ## half an hour of churn on gateway and fake engine: memory, open
 examples: $(STAMP) ## check, train and evaluate the example adapters, and write their figures; ARGS="home-commands" for one
 	$(BIN)/python adapters/examples/make.py $(ARGS)
 
-bench-serving: $(STAMP) ## ways to serve 1, 4 and 16 adapters beside each other: memory and throughput; a quarter of an hour
+bench-serving: $(STAMP) ## ways to serve 1, 4 and 16 adapters beside each other: memory and throughput
 	$(BIN)/python -m loadtest.serving $(ARGS)
 
 bench-gateway: $(STAMP) ## what the gateway costs: wrk, one fake engine, directly and through gateways; needs wrk

@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from loadtest.bench import servers
+from loadtest.engine_roles import engine_roles
 from loadtest.soak.churn import Churn
 from loradock_adapters.base_fetch import fetch
 
@@ -68,23 +69,8 @@ async def _sample(home: Path, every: float, path: Path) -> None:
 
 
 def _processes(home: Path) -> dict[str, psutil.Process]:
-    """By what they are; vLLM renames its own, and the new name stands in the command line."""
-    found = {}
     (serve,) = (one for one in psutil.process_iter() if _serves(one, home))
-    found["gateway"] = serve
-    for child in serve.children(recursive=True):
-        line = " ".join(child.cmdline())
-        for words, role in (
-            ("EngineCore", "core"),
-            ("Worker", "worker"),
-            ("engine.stager", "stager"),
-            ("engine.process", "api"),
-            ("APIServer", "api"),
-        ):
-            if words in line:
-                found[role] = child
-                break
-    return found
+    return {"gateway": serve, **engine_roles(serve)}
 
 
 def _serves(process: psutil.Process, home: Path) -> bool:

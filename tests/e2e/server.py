@@ -19,6 +19,8 @@ import httpx
 import openai
 import psutil
 
+from loadtest.engine_roles import engine_roles
+
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "var/cache"
 EXAMPLES = ROOT / "adapters/examples"
@@ -131,17 +133,8 @@ class Server:
 
     def engine_processes(self) -> dict[str, psutil.Process]:
         """vLLM's processes by role: api, core, worker."""
-        found = {}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            line = " ".join(child.cmdline())
-            # vLLM renames its processes; the title stands in the command line.
-            if "EngineCore" in line:
-                found["core"] = child
-            elif "Worker" in line:
-                found["worker"] = child
-            elif "loradock_server.engine.process" in line or "APIServer" in line:
-                found["api"] = child
-        return found
+        found = engine_roles(psutil.Process(self.process.pid))
+        return {role: process for role, process in found.items() if role in ("api", "core", "worker")}
 
     def stop(self, timeout_seconds: float = 60.0) -> int:
         """SIGTERM, as an operator or a container would; returns the exit status."""
