@@ -71,7 +71,7 @@ class Postgres:
         try:
             yield
         finally:
-            for process in stopped:
+            for process in reversed(stopped):  # the parent last: it buries those who had just ended
                 process.resume()
 
     def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
