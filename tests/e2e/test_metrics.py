@@ -103,5 +103,5 @@ def test_no_query_of_dashboard_or_rules_comes_back_empty(server: Server, base: B
                     pass
             eventually(lambda: idle(server))
             prometheus.wait_for_scrapes(3)
-        empty = empty_queries(prometheus.url, [*panel_queries(), *rule_queries()])
+        empty = empty_queries(prometheus.url, [*panel_queries(), *rule_queries()], patience_seconds=30)
     assert [(answer.query.panel, answer.expr) for answer in empty] == []
