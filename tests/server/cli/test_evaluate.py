@@ -156,7 +156,7 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(
         try:
             assert server.reached.wait(120), (tmp_path / "said").read_text()
             process.send_signal(how)
-            assert process.wait(60) == code, (tmp_path / "said").read_text()
+            assert process.wait(120) == code, (tmp_path / "said").read_text()
         finally:
             process.kill()
             server.released.set()
