@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import Postgres, running_postgres
 from tests.redis_server import RedisServer, running_redis
 from tests.seaweed import Seaweed, running_seaweed
 
-# An example may take as long as a busy machine needs; hypothesis would call 0.2 s of it a failure.
-settings.register_profile("busy", deadline=None)
-settings.load_profile("busy")
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

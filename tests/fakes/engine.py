@@ -149,7 +149,12 @@ class FakeEngine:
 
     def cut_connections(self) -> None:
         """Close every connection without a word; the engine goes on."""
-        self.thread.call(self._cut)
+        self.thread.run(self._cut_all())
+
+    async def _cut_all(self) -> None:
+        self._cut()
+        for _ in range(3):  # the loop closes sockets in later turns
+            await asyncio.sleep(0)
 
     async def _start(self) -> None:
         config = uvicorn.Config(self, uds=str(self.socket), lifespan="off", log_config=None, ws="none")

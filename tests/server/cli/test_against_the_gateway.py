@@ -245,7 +245,8 @@ def test_a_key_is_bound_changed_rotated_and_shown(loradock: Run, gateway: str, m
 
 
 def _models(url: str, secret: str) -> int:
-    return httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {secret}"}, trust_env=False).status_code
+    headers = {"authorization": f"Bearer {secret}"}
+    return httpx.get(f"{url}/v1/models", headers=headers, trust_env=False, timeout=60).status_code
 
 
 def test_an_inference_key_may_not_manage(loradock: Run, gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:

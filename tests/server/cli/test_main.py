@@ -128,7 +128,7 @@ def _on_a_terminal(*arguments: str, **environment: str) -> bytes:
             seen += piece
     except OSError:  # how Linux says that the other end of a terminal is closed
         pass
-    process.wait(30)
+    process.wait(120)
     os.close(ours)
     return seen
 

@@ -68,7 +68,7 @@ class World:
 
 def run(scenario: Callable[[World], Awaitable[None]], **options: Any) -> None:
     async def main() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await scenario(World(**options))
 
     asyncio.run(main())

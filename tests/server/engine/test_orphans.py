@@ -91,10 +91,17 @@ def family(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Family]:
 
 def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 60
-    # A zombie has ended; who inherits orphans here collects them in its own time.
-    while Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+    while _lives(pid):
         assert time.monotonic() < deadline, f"{pid} lives on"
         time.sleep(0.02)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        # A zombie has ended; who inherits orphans here collects them in its own time.
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the latter between opening and reading
+        return False
 
 
 @pytest.mark.parametrize("family", ["led"], indirect=True)

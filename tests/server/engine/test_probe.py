@@ -81,7 +81,7 @@ class World:
 
 def run(scenario: Callable[[World], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await scenario(World())
 
     asyncio.run(main())

@@ -19,7 +19,7 @@ def folder() -> Iterator[str]:
         yield path
 
 
-async def probe(reply: bytes | None, folder: str, *, tcp: bool = False) -> bool:
+async def probe(reply: bytes | None, folder: str, *, within: float = 60, tcp: bool = False) -> bool:
     """Probe a server that says this; None: it accepts and says nothing."""
 
     answered = asyncio.Event()
@@ -42,7 +42,7 @@ async def probe(reply: bytes | None, folder: str, *, tcp: bool = False) -> bool:
         server = await asyncio.start_unix_server(answer, f"{folder}/s")
         address = f"unix:{folder}/s"
     async with server:
-        alive = await answers(address, 0.3)
+        alive = await answers(address, within)
         await answered.wait()
         return alive
 
@@ -61,8 +61,9 @@ async def probe(reply: bytes | None, folder: str, *, tcp: bool = False) -> bool:
 )
 def test_only_a_200_in_time_is_a_sign_of_life(reply: bytes | None, alive: bool, folder: str) -> None:
     began = time.monotonic()
-    assert asyncio.run(probe(reply, folder)) is alive
-    assert time.monotonic() - began < 2
+    # A slow machine may be late with a sign of life; where none comes, nobody waits for longer than was said.
+    assert asyncio.run(probe(reply, folder, within=60 if alive else 0.3)) is alive
+    assert time.monotonic() - began < 30
 
 
 def test_an_engine_on_a_port_is_probed_too(folder: str) -> None:

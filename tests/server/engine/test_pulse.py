@@ -41,7 +41,7 @@ def verdict(
 
 
 def test_no_answer_and_no_computing_is_a_hang() -> None:
-    said = verdict(never, lambda: {1: 7.0, 2: 0.0}, within=5)
+    said = verdict(never, lambda: {1: 7.0, 2: 0.0}, within=60)
     assert said is not None
     assert "no processor time" in said
 
@@ -57,11 +57,11 @@ def test_processes_that_only_poll_do_not_pass_for_computing_however_many_they_ar
         used = next(numbers) * HANG / 10 * 0.02
         return dict.fromkeys(range(1, 17), used)
 
-    assert verdict(never, polling, within=5)
+    assert verdict(never, polling, within=60)
 
 
 def test_a_step_without_end_is_noticed_at_last() -> None:
-    said = verdict(never, rising(HANG / 10), within=3 * ENDLESS * HANG)
+    said = verdict(never, rising(HANG / 10), within=30 * ENDLESS * HANG)
     assert said is not None
     assert "though it computes" in said
 
@@ -78,7 +78,7 @@ def test_one_look_with_computing_starts_the_count_of_idle_ones_anew() -> None:
         taken.append(looks[len(taken)])
         return {1: taken[-1]}
 
-    assert verdict(never, cpu, within=5)
+    assert verdict(never, cpu, within=60)
     assert len(taken) == 8 + 8 + 1 + 10
 
 
@@ -89,7 +89,7 @@ def test_an_engine_that_answers_is_asked_again_and_left_alone_even_when_it_answe
         asked.append(True)
         raise RuntimeError("server shutting down")
 
-    assert verdict(ask, dict, within=2 * HANG) is None
+    assert verdict(ask, dict, within=10 * HANG) is None
     assert len(asked) > 5
 
 
@@ -139,7 +139,7 @@ asyncio.run(main())
 
 def test_a_process_that_computes_past_the_limit_is_waited_for_and_a_stopped_one_is_not() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", GROUP], capture_output=True, text=True, timeout=60, start_new_session=True, check=True
+        [sys.executable, "-c", GROUP], capture_output=True, text=True, timeout=300, start_new_session=True, check=True
     )
     *answered, last = done.stdout.splitlines()
     assert answered == ["answered"] * 3

@@ -30,12 +30,13 @@ def run(
     capacity: int = 2,
     budget: int = 1 << 30,
     places: int = 1,
+    room_timeout: float = 30,
 ) -> None:
     async def main() -> None:
         engine = FakeEngine()
         limits = MemoryLimits(capacity, budget, places)
-        residency = Residency(engine, engine, engine, limits=limits, room_timeout_seconds=0.2)
-        async with asyncio.timeout(10):
+        residency = Residency(engine, engine, engine, limits=limits, room_timeout_seconds=room_timeout)
+        async with asyncio.timeout(90):
             await scenario(engine, residency)
             await settled()
         assert engine.held == []  # whatever happened
@@ -111,7 +112,7 @@ def test_when_all_are_in_use_a_new_one_waits_and_then_hears_the_limit() -> None:
         async with residency.lease("c@1", "d3") as state:
             assert state == "cold"
 
-    run(scenario)
+    run(scenario, room_timeout=0.2)
 
 
 def test_a_waiting_load_goes_on_as_soon_as_a_place_is_free() -> None:
@@ -230,9 +231,9 @@ def test_loads_that_queue_for_room_give_up_together_and_not_one_after_the_other(
             began = asyncio.get_running_loop().time()
             ends = await asyncio.gather(*(ask(f"a{n}@1") for n in range(10)), return_exceptions=True)
             assert {type(end) for end in ends} == {NoRoom}
-            assert asyncio.get_running_loop().time() - began < 0.2 * 3
+            assert asyncio.get_running_loop().time() - began < 1 * 6, "and not after ten"
 
-    run(scenario, capacity=1)
+    run(scenario, capacity=1, room_timeout=1)
 
 
 def test_unloading_an_adapter_that_is_just_being_loaded_undoes_the_load() -> None:
@@ -383,7 +384,7 @@ def test_an_adapter_larger_than_the_budget_is_refused_at_once_with_value_limit_a
                 began = asyncio.get_running_loop().time()
                 with pytest.raises(AdapterTooLarge, match=r"1,001 bytes.*1,000.*LORADOCK_ADAPTER_MEMORY_BYTES") as told:
                     await use(residency, "big@1", 1001)
-                assert asyncio.get_running_loop().time() - began < 0.1
+                assert asyncio.get_running_loop().time() - began < 15, "it did not wait for room"
                 assert told.value.status == 422
         assert engine.prepared.count("big@1") == 1  # its size is known now
         assert engine.unloaded_ids == []
@@ -398,7 +399,7 @@ def test_when_the_bytes_are_in_use_a_new_one_waits_and_then_hears_that_limit() -
                 await use(residency, "b@1", 150)
         assert await use(residency, "b@1", 150) == "cold"
 
-    run(scenario, capacity=10, budget=200)
+    run(scenario, capacity=10, budget=200, room_timeout=0.2)
 
 
 def test_the_idle_stay_when_not_even_all_of_them_would_make_enough_room() -> None:
@@ -409,7 +410,7 @@ def test_the_idle_stay_when_not_even_all_of_them_would_make_enough_room() -> Non
                 await use(residency, "big@1", 250)
             assert ids(residency) == ["busy@1", "idle@1"]
 
-    run(scenario, capacity=10, budget=300)
+    run(scenario, capacity=10, budget=300, room_timeout=0.2)
 
 
 def test_memory_counts_until_the_engine_has_let_go_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,7 +489,7 @@ def test_what_was_prepared_is_given_back_however_the_load_ends(end: str, monkeyp
                     await use(residency, "a@1", size)
             assert engine.prepared.count("a@1") == 1
 
-    run(scenario, capacity=10, budget=200)  # which looks at what is still held
+    run(scenario, capacity=10, budget=200, room_timeout=0.2)  # which looks at what is still held
 
 
 def test_a_prefetch_pushes_nobody_out_when_it_turns_out_too_large_for_the_spare_room() -> None:
@@ -640,7 +641,7 @@ def test_a_pin_waits_for_nobody_and_gets_its_room_at_a_later_try() -> None:
             pin(residency, "a@1")
             began = asyncio.get_running_loop().time()
             await settled()
-            assert asyncio.get_running_loop().time() - began < 0.1
+            assert asyncio.get_running_loop().time() - began < 15
             assert "a@1 takes 100 bytes" in residency.pins.problems()["a@1"].text
         pin(residency, "a@1")
         await settled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -127,6 +128,7 @@ def test_what_does_not_fit_the_layers_is_refused_by_name(tmp_path: Path) -> None
 
 def test_a_file_that_is_no_safetensors_file_leaves_no_memory_behind(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"nonsense" * 9)
+    gc.collect()  # which closes what earlier tests left, or does it later
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(AdapterUnreadable):
         stage(tmp_path / "x", PLAN, lambda module: 1.0)
@@ -134,7 +136,7 @@ def test_a_file_that_is_no_safetensors_file_leaves_no_memory_behind(tmp_path: Pa
     scales: dict[str, float] = {}
     with pytest.raises(KeyError):
         stage(path, PLAN, lambda module: scales[module])
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_plan_survives_the_wire() -> None:

@@ -30,7 +30,7 @@ def test_a_gateway_sees_its_own_records_in_order_and_takes_up_where_it_left_off(
         await feed.publish("g1", {"request_id": "r4"})
         assert [r["request_id"] for r in await later] == ["r2", "r4"]
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_closing_the_feed_ends_a_follower_after_its_last_record() -> None:
@@ -42,7 +42,7 @@ def test_closing_the_feed_ends_a_follower_after_its_last_record() -> None:
         await feed.close()
         assert [r["request_id"] for r in await following] == ["r0"]
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_request_with_several_sequences_is_one_record_with_their_sum() -> None:
@@ -69,4 +69,4 @@ def test_a_record_names_the_one_before_it_so_that_one_that_was_forgotten_is_miss
         (kept,) = await read(feed, "g1", 0, 1)
         assert (kept["request_id"], kept["seq"], kept["before"]) == ("r4", 5, 3)
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loradock_adapters.base_model import BaseModel
 from loradock_server.base import ServedBase
+from loradock_server.gateway import accounting, engine_client
 from loradock_server.gateway.server import Started, run_gateway
 from loradock_server.settings import Settings, load_settings
 from tests.adapters.making import lora_config, lora_tensors, write_adapter, write_base
@@ -29,7 +30,7 @@ from tests.fakes.loop import LoopThread
 from tests.server.gateway.documented import DocumentedClient, DocumentedOpenAIClient
 
 TOKEN = "between-the-two"
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class Gateway:
             base_url=f"{self.url}/v1",
             api_key=key or self.key,
             max_retries=0,
-            timeout=20,
+            timeout=PATIENCE_SECONDS,
             http_client=DocumentedOpenAIClient(),
         )
         self.clients.callback(client.close)
@@ -110,8 +111,13 @@ Start = Callable[..., AbstractContextManager[Gateway]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Start a gateway with other settings than the default."""
+    # These limits are for engines that hang. On a machine with much to do this one takes longer now and then, and then
+    # it would be taken for lost.
+    for limit in ("STATE_SECONDS", "METRICS_SECONDS"):
+        monkeypatch.setattr(engine_client, limit, PATIENCE_SECONDS)
+    monkeypatch.setattr(accounting, "USAGE_WAIT_SECONDS", 10.0)
 
     @contextmanager
     def started(*, engine_up: bool = True, **flags: Any) -> Iterator[Gateway]:
@@ -180,7 +186,10 @@ def _running(
     key = settings.admin_key.get_secret_value() if settings.admin_key else ""
     http = stack.enter_context(
         DocumentedClient(
-            base_url=started[0].url, headers={"authorization": f"Bearer {key}"}, timeout=20, trust_env=False
+            base_url=started[0].url,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=PATIENCE_SECONDS,
+            trust_env=False,
         )
     )
     if engine_up:

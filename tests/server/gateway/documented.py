@@ -119,7 +119,7 @@ def _document(base: str) -> Document:
 
 def read_document(base: str) -> Document:
     """Ask the gateway at this address for its document."""
-    return Document(httpx.get(f"{base}openapi.json", trust_env=False, timeout=20).raise_for_status().json())
+    return Document(httpx.get(f"{base}openapi.json", trust_env=False, timeout=60).raise_for_status().json())
 
 
 def _judge_headers(where: str, headers: Mapping[str, str], described: Mapping[str, Any]) -> None:

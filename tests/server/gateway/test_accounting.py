@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
+from loradock_server.gateway import accounting
 from tests.fakes.engine import Reply
 from tests.server.gateway.conftest import Gateway, Start, eventually
 
@@ -18,6 +19,11 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 def tokens(gateway: Gateway, kind: str, adapter: str = "poet") -> float:
     return gateway.metric("loradock_tokens_total", adapter=adapter, type=kind)
+
+
+def notice(gateway: Gateway) -> None:
+    """A turn of its loop, in which it sees which connections have ended; else it may be late for a second try."""
+    assert gateway.http.get("/healthz").status_code == 200
 
 
 def test_a_request_is_counted_under_adapter_and_version(gateway: Gateway) -> None:
@@ -80,11 +86,13 @@ def test_records_are_counted_once_across_an_engine_restart(gateway: Gateway) -> 
     eventually(lambda: tokens(gateway, "output", "base") == 6)
     gateway.engine.die()
     gateway.engine.revive()
+    notice(gateway)
     # Counts from one again: a gateway that went on after its third record would miss these.
     for _ in range(2):
         assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
     eventually(lambda: tokens(gateway, "output", "base") == 10)
     gateway.engine.cut_connections()
+    notice(gateway)
     gateway.http.post("/v1/completions", json=BODY)
     eventually(lambda: tokens(gateway, "output", "base") == 12)
     time.sleep(0.5)  # a repeated record would come with the reconnection
@@ -97,15 +105,18 @@ def test_time_to_first_token_is_the_gateways_for_streams_and_the_engines_otherwi
     assert gateway.metric("loradock_time_to_first_token_seconds_sum") == pytest.approx(0.123)
     gate = gateway.engine.gate()
     gateway.engine.enqueue(Reply(tokens=("a", "b", "c"), gate=gate, gate_at=2))
+    began = time.perf_counter()
     stream = iter(gateway.openai().completions.create(model="tiny", prompt="x", stream=True))
-    next(stream), next(stream)
+    next(stream)
+    first = time.perf_counter() - began
+    next(stream)
     time.sleep(0.3)
     gate.open()
     list(stream)
     eventually(lambda: gateway.metric("loradock_time_per_output_token_seconds_count") == 1)
     # Two gaps between three tokens, one of them of 0.3 s; none of it counts as time to the first.
     assert gateway.metric("loradock_time_per_output_token_seconds_sum") >= 0.15
-    assert gateway.metric("loradock_time_to_first_token_seconds_sum") < 0.123 + 0.3
+    assert gateway.metric("loradock_time_to_first_token_seconds_sum") < 0.123 + first
 
 
 def test_one_trace_leads_from_the_caller_through_both_spans_to_the_engine(gateway: Gateway) -> None:
@@ -164,41 +175,50 @@ def test_prompts_are_in_the_span_only_when_switched_on(start: Start) -> None:
 
 
 def test_a_stream_says_when_its_first_chunk_came(gateway: Gateway) -> None:
+    began = time.perf_counter()
     list(gateway.openai().completions.create(model="tiny", prompt="x", stream=True))
+    took = time.perf_counter() - began
     (client,) = gateway.spans(named="text_completion")
     assert client.attributes is not None
     assert client.attributes["gen_ai.request.stream"] is True
     first = client.attributes["gen_ai.response.time_to_first_chunk"]
     assert isinstance(first, float)
-    assert 0 < first < 5
+    assert 0 < first < took
 
 
-def test_the_span_waits_for_late_usage_but_ends_when_the_request_ended(gateway: Gateway) -> None:
-    gateway.engine.usage_gate = gateway.engine.gate()
-    gateway.http.post("/v1/completions", json=BODY)
-    gateway.spans(named="POST /v1/completions")
-    time.sleep(0.5)
-    assert gateway.metric("loradock_requests_total", code="200") == 1
-    assert gateway._spans("text_completion") == []
-    gateway.engine.usage_gate.open()
-    (client,) = gateway.spans(named="text_completion")
-    (server,) = gateway.spans(named="POST /v1/completions")
+def test_the_span_waits_for_late_usage_but_ends_when_the_request_ended(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounting, "USAGE_WAIT_SECONDS", 60.0)
+    with start() as gateway:
+        gateway.engine.usage_gate = gateway.engine.gate()
+        gateway.http.post("/v1/completions", json=BODY)
+        (server,) = gateway.spans(named="POST /v1/completions")
+        time.sleep(0.5)
+        assert gateway.metric("loradock_requests_total", code="200") == 1
+        assert gateway._spans("text_completion") == []
+        gateway.engine.usage_gate.open()
+        (client,) = gateway.spans(named="text_completion")
     assert client.attributes is not None
     assert client.attributes["gen_ai.usage.output_tokens"] == 2
     assert client.end_time is not None
     assert server.end_time is not None
-    assert abs(client.end_time - server.end_time) < 0.2e9
+    assert client.end_time <= server.end_time, "which was over before the usage came"
 
 
-def test_usage_that_never_comes_keeps_no_span_open_and_late_tokens_still_count(gateway: Gateway) -> None:
-    gateway.engine.usage_gate = gateway.engine.gate()
-    gateway.http.post("/v1/completions", json=BODY)
-    (client,) = gateway.spans(named="text_completion")
-    assert "gen_ai.usage.output_tokens" not in (client.attributes or {})
-    gateway.engine.usage_gate.open()
-    eventually(lambda: tokens(gateway, "output", "base") == 2)
-    assert gateway.metric("loradock_requests_total") == 1
-    assert len(gateway._spans("text_completion")) == 1
+def test_usage_that_never_comes_keeps_no_span_open_and_late_tokens_still_count(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounting, "USAGE_WAIT_SECONDS", 0.5)
+    with start() as gateway:
+        gateway.engine.usage_gate = gateway.engine.gate()
+        gateway.http.post("/v1/completions", json=BODY)
+        (client,) = gateway.spans(named="text_completion")
+        assert "gen_ai.usage.output_tokens" not in (client.attributes or {})
+        gateway.engine.usage_gate.open()
+        eventually(lambda: tokens(gateway, "output", "base") == 2)
+        assert gateway.metric("loradock_requests_total") == 1
+        assert len(gateway._spans("text_completion")) == 1
 
 
 def test_a_failed_request_is_an_error_in_both_spans(gateway: Gateway) -> None:

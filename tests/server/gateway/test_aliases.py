@@ -93,7 +93,10 @@ def test_without_user_and_key_each_request_is_drawn_anew(start: Start) -> None:
         two_versions(gateway)
         put(gateway, {"split": {"1": 1, "2": 1}})
         body = {"model": "poet", "prompt": "x"}
-        got = {answered_by(httpx.post(f"{gateway.url}/v1/completions", json=body, trust_env=False)) for _ in range(40)}
+        got = {
+            answered_by(httpx.post(f"{gateway.url}/v1/completions", json=body, trust_env=False, timeout=60))
+            for _ in range(40)
+        }
         assert got == {"poet@1", "poet@2"}
 
 
@@ -119,7 +122,7 @@ def test_both_versions_of_a_split_are_live_pinned_and_listed_as_one_model(gatewa
     view = gateway.http.get("/admin/adapters/poet").json()
     assert view["aliases"] == {"live": {"1": 10, "2": 90}}
     assert [version["live"] for version in view["versions"]] == [True, True]
-    assert [pin["id"] for pin in gateway.engine.pins] == ["poet@2", "poet@1"]
+    eventually(lambda: [pin["id"] for pin in gateway.engine.pins] == ["poet@2", "poet@1"])
     models = gateway.http.get("/v1/models").json()["data"]
     assert [(model["id"], model["root"]) for model in models] == [("tiny", "tiny"), ("poet", "poet@2")]
     assert gateway.http.get("/v1/models/poet").json()["root"] == "poet@2"

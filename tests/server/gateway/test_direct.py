@@ -25,7 +25,7 @@ _OF_ONE_ANSWER = {"date", "x-request-id", "x-ratelimit-reset-requests", "x-ratel
 
 def asked(gateway: Gateway, path: str, body: Any, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
     gateway.engine.enqueue(Reply())
-    with httpx.Client(trust_env=False, timeout=20) as client:
+    with httpx.Client(trust_env=False, timeout=60) as client:
         answer = client.post(f"{gateway.url}{path}", content=body, headers=headers)
     said = {name: value for name, value in answer.headers.items() if name not in _OF_ONE_ANSWER}
     assert answer.headers["x-request-id"]
@@ -75,7 +75,7 @@ def body(prompt: str) -> bytes:
 
 def connected(gateway: Gateway) -> socket.socket:
     url = httpx.URL(gateway.url)
-    return socket.create_connection((url.host, url.port or 80), timeout=20)
+    return socket.create_connection((url.host, url.port or 80), timeout=60)
 
 
 def until(client: socket.socket, ending: bytes, count: int = 1) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from loradock_server.gateway import watch
+from loradock_server.gateway import engine_line, watch
 from tests.fakes.engine import Reply
 from tests.server.gateway.conftest import Gateway, Start, eventually
 
@@ -43,7 +44,7 @@ def test_an_engine_that_dies_in_the_middle_of_a_stream_ends_it_with_an_api_error
     with pytest.raises(openai.APIError) as caught:
         next(stream)
     assert caught.value.code == "engine_unavailable"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 50, "it did not wait for a timeout"
 
 
 def test_the_broken_stream_still_ends_as_every_stream_ends(gateway: Gateway) -> None:
@@ -133,7 +134,12 @@ def test_an_engine_whose_state_is_nonsense_is_not_ready_until_it_talks_sense(gat
     eventually(lambda: gateway.http.get("/readyz").status_code == 200)
 
 
-def test_a_pooled_connection_that_the_engine_had_closed_costs_no_request(gateway: Gateway) -> None:
+def test_a_pooled_connection_that_the_engine_had_closed_costs_no_request(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A slow machine may take longer than that over a request that fails at once, and between two of them.
+    monkeypatch.setattr(engine_line, "_STALE_SECONDS", 60.0)
+    monkeypatch.setattr(engine_line, "KEEP_ALIVE_SECONDS", 60.0)
     gateway.http.post("/v1/completions", json=BODY)  # leaves a connection in the pool
     gateway.engine.enqueue(Reply(hang_up_after=0))
     assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
@@ -187,7 +193,7 @@ def test_a_body_that_does_not_arrive_is_a_408(start: Start) -> None:
     with start(client_timeout=0.3) as gateway:
         address = (httpx.URL(gateway.url).host, httpx.URL(gateway.url).port or 0)
         for path in ("/v1/completions", "/admin/keys"):
-            with socket.create_connection(address, timeout=10) as client:
+            with socket.create_connection(address, timeout=60) as client:
                 head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n"
                 client.sendall(f"{head}authorization: Bearer {gateway.key}\r\n\r\n{{".encode())
                 said = b""
@@ -209,10 +215,12 @@ def test_a_wrong_engine_token_is_never_shown_as_the_clients_own_401(gateway: Gat
 def test_a_client_that_hangs_up_aborts_the_engines_work(gateway: Gateway, stream: bool) -> None:
     gate = gateway.engine.gate()
     gateway.engine.enqueue(Reply(gate=gate, gate_at=0))
-    with httpx.Client(timeout=httpx.Timeout(20, read=0.5), trust_env=False) as client:
-        headers = {"authorization": f"Bearer {gateway.key}"}
-        with pytest.raises(httpx.ReadTimeout):
-            client.post(f"{gateway.url}/v1/completions", json={**BODY, "stream": stream}, headers=headers)
+    address = (httpx.URL(gateway.url).host, httpx.URL(gateway.url).port or 0)
+    body = json.dumps({**BODY, "stream": stream}).encode()
+    with socket.create_connection(address, timeout=60) as client:
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+        client.sendall(f"{head}authorization: Bearer {gateway.key}\r\n\r\n".encode() + body)
+        gateway.engine.wait_for(gate)
     eventually(lambda: len(gateway.engine.aborted) == 1)
     eventually(lambda: gateway.metric("loradock_requests_total", code="499") == 1)
     assert gateway.metric("loradock_requests_in_flight") == 0

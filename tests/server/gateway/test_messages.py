@@ -9,7 +9,7 @@ import anthropic
 import pytest
 
 from tests.fakes.engine import Reply
-from tests.server.gateway.conftest import Gateway
+from tests.server.gateway.conftest import Gateway, eventually
 
 ASK: Any = [{"role": "user", "content": "Hi"}]
 
@@ -21,7 +21,7 @@ def client(gateway: Gateway) -> Iterator[anthropic.Anthropic]:
 
 
 def sdk(gateway: Gateway, key: str | None = None) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=gateway.url, api_key=key or gateway.key, max_retries=0, timeout=20)
+    return anthropic.Anthropic(base_url=gateway.url, api_key=key or gateway.key, max_retries=0, timeout=60)
 
 
 def ask(client: anthropic.Anthropic, model: str = "tiny", **more: Any) -> Any:
@@ -116,6 +116,7 @@ def test_a_gateway_that_drains_says_so_in_anthropics_words(gateway: Gateway) -> 
     stream = iter(gateway.openai().completions.create(model="tiny", prompt="x", stream=True))
     next(stream)
     gateway.stop()
+    eventually(lambda: gateway.http.get("/readyz").status_code == 503)  # it hears of the stop in a turn of its own
     answer = gateway.http.post("/v1/messages", json={"model": "tiny", "messages": ASK, "max_tokens": 5})
     assert (answer.status_code, answer.json()["error"]["type"]) == (503, "overloaded_error")
     gate.open()

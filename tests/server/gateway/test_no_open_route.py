@@ -92,7 +92,7 @@ def key_for(gateway: Gateway, scope: str) -> str:
 
 def test_only_four_routes_answer_without_a_key(gateway: Gateway, routes: dict[str, set[str]]) -> None:
     opened, tried = set(), 0
-    with httpx.Client(base_url=gateway.url, trust_env=False) as client:
+    with httpx.Client(base_url=gateway.url, trust_env=False, timeout=60) as client:
         for path, methods in routes.items():
             for method in METHODS:
                 for key in (None, "Bearer", "Basic eDp5", "Bearer ld-wrong"):
@@ -115,7 +115,7 @@ def test_only_four_routes_answer_without_a_key(gateway: Gateway, routes: dict[st
 def test_a_key_opens_nothing_beyond_its_scope(gateway: Gateway, routes: dict[str, set[str]]) -> None:
     keys = {scope: key_for(gateway, scope) for scope in ("infer", "admin")}
     refused = dict.fromkeys(keys, 0)
-    with httpx.Client(base_url=gateway.url, trust_env=False) as client:
+    with httpx.Client(base_url=gateway.url, trust_env=False, timeout=60) as client:
         for path, methods in routes.items():
             for method in methods:
                 if (method, path) in OPEN:
@@ -136,7 +136,7 @@ def test_there_is_no_way_around(gateway: Gateway) -> None:
     for method, path in itertools.product(("GET", "POST"), ODD_PATHS):
         request = f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
         host, _, port = gateway.url.removeprefix("http://").partition(":")
-        with socket.create_connection((host, int(port)), timeout=20) as line:
+        with socket.create_connection((host, int(port)), timeout=60) as line:
             line.sendall(request.encode())
             answer = b"".join(iter(lambda: line.recv(65536), b""))
         assert answer.split(b" ", 2)[1] in (b"401", b"404", b"405"), answer

@@ -214,7 +214,7 @@ def test_a_flood_of_registrations_leaves_threads_for_everything_else(
 
     def slowly(folder: Path, *rest: Any) -> Any:
         checking.append(folder)
-        assert opened.wait(20)
+        assert opened.wait(120)
         return check_adapter(folder, *rest)
 
     monkeypatch.setattr(registration, "check_adapter", slowly)

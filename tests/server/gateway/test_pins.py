@@ -30,7 +30,7 @@ def test_a_pinned_adapters_live_version_is_named_to_the_engine_with_its_bytes(ga
     assert (view["pinned"], view["pin_problem"]) == (True, None)
     assert view["pinned_at"]
     assert [version["pinned"] for version in view["versions"]] == [False, True]
-    assert gateway.engine.pins == [{"id": "poet@2", "digest": digest}]
+    eventually(lambda: gateway.engine.pins == [{"id": "poet@2", "digest": digest}])
 
 
 def test_the_pin_moves_to_the_version_that_goes_live(gateway: Gateway) -> None:
@@ -44,10 +44,10 @@ def test_an_unpinned_or_deleted_adapter_is_not_kept_any_more(gateway: Gateway) -
     for name in ("a", "b", "c"):
         gateway.register(name)
         pin(gateway, name)
-    assert ids(gateway) == ["a@1", "b@1", "c@1"]
+    eventually(lambda: ids(gateway) == ["a@1", "b@1", "c@1"])
     view = gateway.http.delete("/admin/adapters/b/pin").json()
     assert (view["pinned"], view["pinned_at"]) == (False, None)
-    assert ids(gateway) == ["a@1", "c@1"]
+    eventually(lambda: ids(gateway) == ["a@1", "c@1"])
     gateway.http.delete("/admin/adapters/c")
     eventually(lambda: ids(gateway) == ["a@1"])
 
@@ -57,7 +57,7 @@ def test_pins_come_in_the_order_in_which_they_were_made(gateway: Gateway) -> Non
         gateway.register(name)
         pin(gateway, name)
     pin(gateway, "b")  # again, which changes nothing
-    assert ids(gateway) == ["b@1", "a@1", "c@1"]
+    eventually(lambda: ids(gateway) == ["b@1", "a@1", "c@1"])
 
 
 def test_a_new_engine_process_is_told_all_pins_again(gateway: Gateway) -> None:
@@ -105,11 +105,14 @@ def test_the_engine_is_told_again_while_a_wanted_adapter_is_missing_and_only_the
     gateway.engine.adapters = [{"id": "poet@1", "tier": "memory"}]
     gateway.engine.pin_problem = None
     eventually(lambda: gateway.http.get("/admin/adapters/poet").json()["tier"] == "memory")
-    time.sleep(0.6)  # whatever was on its way has arrived
+    eventually(lambda: _told_no_more(gateway))
+    assert gateway.http.get("/admin/adapters/poet").json()["pin_problem"] is None
+
+
+def _told_no_more(gateway: Gateway) -> bool:
     told = gateway.engine.pinned
     time.sleep(1.2)  # two looks at least
-    assert gateway.engine.pinned == told
-    assert gateway.http.get("/admin/adapters/poet").json()["pin_problem"] is None
+    return gateway.engine.pinned == told
 
 
 def test_what_is_not_registered_cannot_be_pinned(gateway: Gateway) -> None:

@@ -44,7 +44,7 @@ def test_a_gateway_whose_connections_were_cut_goes_on_and_follows_again(start: S
         eventually(lambda: answered_by(two) == "poet@1")
         with postgres.connect("postgres") as connection:
             cut = connection.execute(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s", (database,)
+                "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity WHERE datname = %s", (database,)
             ).fetchone()
         assert cut is not None
         assert cut[0] != 0

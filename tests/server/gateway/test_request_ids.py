@@ -51,7 +51,10 @@ def test_every_500_is_in_the_log_under_the_id_that_the_client_has(
         monkeypatch.setattr(admin_keys, "key_view", bug)
     if origin == "admin":
         answer = httpx.get(
-            f"{gateway.url}/admin/keys", headers={"authorization": f"Bearer {gateway.key}", **headers}, trust_env=False
+            f"{gateway.url}/admin/keys",
+            headers={"authorization": f"Bearer {gateway.key}", **headers},
+            trust_env=False,
+            timeout=60,
         )
     else:
         answer = gateway.http.post("/v1/completions", json=BODY, headers=headers)

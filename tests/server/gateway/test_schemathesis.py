@@ -63,7 +63,7 @@ def test_schemathesis_finds_nothing(gateway: Gateway, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=900 if LONG else 120,
+        timeout=900 if LONG else 500,
         check=False,
     )
     assert found.returncode == 0, found.stdout[-20_000:] + found.stderr[-2_000:]

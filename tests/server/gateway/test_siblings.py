@@ -21,10 +21,10 @@ def test_each_worker_hears_the_others_and_not_itself() -> None:
 
         with one.heard(lambda: hear(1)), two.heard(lambda: hear(2)), strange.heard(lambda: hear(3)):
             one.tell()
-            await asyncio.wait_for(came.wait(), 10)
+            await asyncio.wait_for(came.wait(), 60)
             came.clear()
             two.tell()
-            await asyncio.wait_for(came.wait(), 10)
+            await asyncio.wait_for(came.wait(), 60)
         return heard
 
     assert asyncio.run(talk()) == [2, 1]
@@ -49,6 +49,6 @@ def test_whoever_does_not_listen_for_a_while_holds_up_nobody() -> None:
         with one.heard(lambda: None), two.heard(came.set):
             for _ in range(10_000):  # more than fits, while nobody reads
                 one.tell()
-            await asyncio.wait_for(came.wait(), 10)
+            await asyncio.wait_for(came.wait(), 60)
 
     asyncio.run(talk())

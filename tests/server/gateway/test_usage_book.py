@@ -135,13 +135,15 @@ def test_memory_is_bounded_and_no_token_is_lost_by_that(monkeypatch: pytest.Monk
 def test_a_shutdown_waits_for_the_database_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(usage_book, "LAST_WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(usage_book, "WRITE_SECONDS", 0.05)
+    monkeypatch.setattr(usage_book, "LAST_WRITE_SECONDS", 60.0)
     ledger = FakeLedger()
     ledger.fails = 2
     book = book_of(ledger)
     add(book, 1)
     asyncio.run(book.close())
     assert len(ledger.sums) == 1
+    monkeypatch.setattr(usage_book, "LAST_WRITE_SECONDS", 0.3)
     ledger.fails = 1_000_000
     add(book, 2)
     asyncio.run(book.close())

@@ -108,7 +108,7 @@ def test_keys_of_one_tenant_share_a_prefix_cache_and_no_others_do(gateway: Gatew
 def test_without_keys_everything_is_seen(start: Start) -> None:
     with start(open_inference=True) as gateway:
         gateway.register("support-bot")
-        answer = httpx.get(f"{gateway.url}/v1/models", trust_env=False)
+        answer = httpx.get(f"{gateway.url}/v1/models", trust_env=False, timeout=60)
         assert [model["id"] for model in answer.json()["data"]] == ["tiny", "support-bot"]
 
 
@@ -117,5 +117,6 @@ def test_a_base_model_with_a_slash_in_its_name_is_shown_and_matched(start: Start
         key = key_for(gateway, "org/*")
         assert models(gateway, key) == ["org/Base-Model"]
         for path in ("/v1/models/org/Base-Model", "/v1/models/org%2FBase-Model"):
-            answer = httpx.get(gateway.url + path, headers={"authorization": f"Bearer {key}"}, trust_env=False)
+            asked = {"authorization": f"Bearer {key}"}
+            answer = httpx.get(gateway.url + path, headers=asked, trust_env=False, timeout=60)
             assert (answer.status_code, answer.json()["id"]) == (200, "org/Base-Model")

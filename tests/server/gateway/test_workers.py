@@ -34,7 +34,7 @@ from tests.fakes.loop import LoopThread
 
 TOKEN, KEY = "between-the-two", "ld-test-admin-key-0123456789"
 BODY = {"model": "tiny", "prompt": "x"}
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass(slots=True)
@@ -48,7 +48,9 @@ class Workers:
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         """On a connection of its own, so that any worker may answer."""
         headers = {"authorization": f"Bearer {KEY}"}
-        return httpx.request(method, self.url + path, headers=headers, timeout=20, trust_env=False, **more)
+        return httpx.request(
+            method, self.url + path, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False, **more
+        )
 
     def pids(self) -> list[int]:
         """In the order in which they were started."""
@@ -122,9 +124,11 @@ def test_whichever_worker_is_asked_the_metrics_are_those_of_all(workers: Workers
     for _ in range(20):
         assert workers.ask("POST", "/v1/completions", json=BODY).status_code == 200
     eventually(lambda: workers.metric("loradock_tokens_total", type="output") >= 40)
+    # Each counts an answer when it has left, and a page is another one's.
+    eventually(lambda: workers.metric("loradock_request_duration_seconds_count") - before >= 20)
     pages = {workers.metric("loradock_requests_total") - before for _ in range(12)}
     assert pages == {20.0}
-    assert {workers.metric("loradock_engine_up") for _ in range(6)} == {1.0}
+    eventually(lambda: {workers.metric("loradock_engine_up") for _ in range(6)} == {1.0})
     assert workers.metric("loradock_request_duration_seconds_count") - before == 20.0
 
 
@@ -142,7 +146,9 @@ def test_a_key_is_good_and_then_revoked_at_every_worker(workers: Workers) -> Non
         headers = {"authorization": f"Bearer {made['secret']}"}
         url = f"{workers.url}/v1/models"
         # Each on a connection of its own; a dozen do not all come to one of two workers.
-        return {httpx.get(url, headers=headers, timeout=20, trust_env=False).status_code for _ in range(count)}
+        return {
+            httpx.get(url, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False).status_code for _ in range(count)
+        }
 
     assert asked(12) == {200}, "also where it was not made, and at once"
     assert workers.ask("DELETE", f"/admin/keys/{made['id']}").status_code == 200
@@ -176,7 +182,7 @@ def test_a_worker_that_is_killed_is_replaced_and_what_it_was_answering_is_not_in
     eventually(lambda: len(workers.pids()) == 2 and not set(workers.pids()) & set(before))
     # Connections made meanwhile waited for the new ones.
     assert workers.ask("POST", "/v1/completions", json=BODY).status_code == 200
-    assert workers.metric("loradock_requests_in_flight") == 0
+    eventually(lambda: workers.metric("loradock_requests_in_flight") == 0)
     assert workers.metric("loradock_requests_total") >= counted  # what the dead counted stays
 
 
@@ -207,11 +213,18 @@ def test_an_end_lets_every_worker_finish_what_it_answers(tmp_path: Path) -> None
             answer = pool.submit(workers.ask, "POST", "/v1/completions", json=BODY)
             workers.engine.wait_for(gate)
             workers.stop()
-            eventually(lambda: workers.ask("GET", "/readyz").status_code == 503 or len(workers.pids()) == 1)
+            eventually(lambda: _is_leaving(workers))
             gate.open()
             assert answer.result(PATIENCE_SECONDS).status_code == 200
         workers.ended(PATIENCE_SECONDS)
         assert workers.pids() == []
+
+
+def _is_leaving(workers: Workers) -> bool:
+    try:
+        return len(workers.pids()) == 1 or workers.ask("GET", "/readyz").status_code == 503
+    except httpx.TransportError:  # it waited for the one that was idle, and has left
+        return False
 
 
 def test_a_port_that_somebody_has_is_an_error_even_if_he_would_share_it(tmp_path: Path) -> None:
@@ -234,13 +247,13 @@ def test_workers_keep_a_limit_together(tmp_path: Path) -> None:
     with running(tmp_path, base_requests_per_minute=limit) as workers:
         let_in, refused, begun = 0, 0, time.monotonic()
         # Slowly, so that they hear of each other; each by itself would let in ten.
-        while refused < 6:
-            time.sleep(0.1)
+        while refused < 4:
+            time.sleep(0.3)
             status = workers.ask("POST", "/v1/completions", json=BODY).status_code
             let_in, refused = (let_in + 1, 0) if status == 200 else (let_in, refused + 1)
         drained = (time.monotonic() - begun) * limit / 60
         assert limit <= let_in <= limit + drained + 6
-        assert workers.metric("loradock_rate_limited_total", limit="adapter_requests_per_minute") >= 6
+        eventually(lambda: workers.metric("loradock_rate_limited_total", limit="adapter_requests_per_minute") >= 4)
 
 
 def test_workers_leave_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:

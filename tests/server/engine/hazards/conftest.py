@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("vllm")
 
 ROOT = Path(__file__).parents[4]
-SECONDS = 240
+SECONDS = 500
 
 Seen = dict[str, Any]
 

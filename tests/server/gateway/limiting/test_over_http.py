@@ -48,7 +48,8 @@ def test_without_limits_no_answer_says_anything_of_them(gateway: Gateway) -> Non
 
 def test_every_answer_says_what_is_left_whatever_it_is(gateway: Gateway) -> None:
     gateway.register("poet")
-    key = key_with(gateway, requests_per_minute=1000, tokens_per_minute=100_000)
+    # One drains in ten seconds: on a slow machine too none does here.
+    key = key_with(gateway, requests_per_minute=6, tokens_per_minute=100_000)
     gateway.engine.enqueue(Reply(), Reply(), Reply(status=400, error={"message": "no", "code": 400}))
     answers = [
         ask(gateway, key),
@@ -60,13 +61,13 @@ def test_every_answer_says_what_is_left_whatever_it_is(gateway: Gateway) -> None
     assert [answer.status_code for answer in answers] == [200, 200, 400, 404, 400]
     for answer in answers:
         assert sorted(told(answer)) == sorted(TOLD), answer.request
-        assert answer.headers["x-ratelimit-limit-requests"] == "1000"
+        assert answer.headers["x-ratelimit-limit-requests"] == "6"
         assert answer.headers["x-ratelimit-limit-tokens"] == "100000"
-    assert [left(answer, "requests") for answer in answers] == [999, 998, 997, 997, 997], "a mistake costs nothing"
+    assert [left(answer, "requests") for answer in answers] == [5, 4, 3, 3, 3], "a mistake costs nothing"
     gateway.engine.die()
     down = ask(gateway, key)
-    assert (down.status_code, left(down, "requests")) == (503, 996)
-    assert told(httpx.post(f"{gateway.url}/v1/completions", json={}, trust_env=False)) == {}
+    assert (down.status_code, left(down, "requests")) == (503, 2)
+    assert told(httpx.post(f"{gateway.url}/v1/completions", json={}, trust_env=False, timeout=60)) == {}
 
 
 def test_over_the_limit_the_sdk_sees_a_rate_limit_error_in_openais_shape(gateway: Gateway) -> None:
@@ -95,7 +96,7 @@ def test_over_the_limit_the_sdk_sees_a_rate_limit_error_in_openais_shape(gateway
         "wait_seconds": 0,
     }
     headers = error.response.headers
-    assert 50 < about["wait_seconds"] <= int(headers["retry-after"]) <= 60
+    assert 20 < about["wait_seconds"] <= int(headers["retry-after"]) <= 60
     assert abs(int(headers["retry-after-ms"]) - 1000 * about["wait_seconds"]) <= 2
     assert headers["x-ratelimit-limit-requests"] == "1"
     assert headers["x-ratelimit-remaining-requests"] == "0"
@@ -111,7 +112,7 @@ def test_the_anthropic_route_words_it_its_own_way(gateway: Gateway) -> None:
     body = {"model": "tiny", "max_tokens": 5, "messages": ASK}
     answer = gateway.http.post("/v1/messages", json=body, headers={"authorization": f"Bearer {key}"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (429, "rate_limit_error")
-    assert int(answer.headers["retry-after"]) > 50
+    assert int(answer.headers["retry-after"]) > 20
     assert answer.headers["anthropic-ratelimit-requests-limit"] == "1"
     assert answer.headers["anthropic-ratelimit-requests-remaining"] == "0"
     assert datetime.fromisoformat(answer.headers["anthropic-ratelimit-requests-reset"]) > datetime.now(UTC)
@@ -184,14 +185,19 @@ def test_the_budget_of_the_day_outlives_a_restart(start: Start) -> None:
 
 def test_the_official_client_waits_as_it_is_told_and_gets_its_answer(gateway: Gateway) -> None:
     key = key_with(gateway, requests_per_minute=30)
+    with OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=1, timeout=60) as client:
+        client.completions.create(model="tiny", prompt="x")  # the first one takes its time
+        _waits_as_it_is_told(gateway, key, client)
+
+
+def _waits_as_it_is_told(gateway: Gateway, key: str, client: OpenAI) -> None:
     refused = ask(gateway, key)
     # By itself the client would wait half a second and be refused again.
     while refused.status_code == 200 or int(refused.headers["retry-after-ms"]) < 1000:
         refused = ask(gateway, key)
     wait = int(refused.headers["retry-after-ms"]) / 1000
     begun = time.monotonic()
-    with OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=1, timeout=20) as client:
-        answer = client.completions.with_raw_response.create(model="tiny", prompt="x")
+    answer = client.completions.with_raw_response.create(model="tiny", prompt="x")
     assert answer.retries_taken == 1
     assert time.monotonic() - begun > wait - 0.6
 
@@ -201,7 +207,7 @@ def test_the_official_client_does_not_wait_for_tomorrow(gateway: Gateway) -> Non
     ask(gateway, key)
     before = gateway.metric("loradock_rate_limited_total")
     with (
-        OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=5, timeout=20) as client,
+        OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=5, timeout=60) as client,
         pytest.raises(openai.RateLimitError),
     ):
         client.completions.create(model="tiny", prompt="x")

@@ -134,6 +134,7 @@ def test_what_all_let_in_before_they_heard_of_each_other_is_bounded_and_owed(pai
                 json={"model": "tiny", "prompt": "good"},
                 headers=key,
                 trust_env=False,
+                timeout=60,
             ).headers
             for gateway in pair
         ]
@@ -141,7 +142,7 @@ def test_what_all_let_in_before_they_heard_of_each_other_is_bounded_and_owed(pai
 
     expected = (total + 1 - limit) * 60 / limit - (time.monotonic() - begun)
     eventually(lambda: min(waits()) >= (total + 1 - limit) * 60 / limit - (time.monotonic() - begun) - 1)
-    assert max(waits()) <= expected + 2
+    assert max(waits()) <= max(expected, 0) + 2
 
 
 @pytest.mark.parametrize("pair", ["redis"], indirect=True)
@@ -151,14 +152,19 @@ def test_without_the_store_each_counts_what_it_sees_and_says_so_once(
     one, two = pair
     key = key_with(one, requests_per_minute=1_000_000)
     assert ask(one, key) == 200
+
+    def said(gateway: Gateway) -> list[Any]:
+        return [line for line in gateway.records() if "limits count what this gateway sees" in str(line)]
+
+    before = [len(said(gateway)) for gateway in pair]
     redis_beside.stop()
     begun = time.monotonic()
     while time.monotonic() - begun < 4 * EXCHANGE_SECONDS:
         assert ask(one, key) == ask(two, key) == 200
-    for gateway in pair:
-        said = [line for line in gateway.records() if "limits count what this gateway sees" in str(line)]
-        assert len(said) == 1, said
-        assert said[0]["level"].lower() == "warning"
+    for gateway, earlier in zip(pair, before, strict=True):
+        eventually(lambda gateway=gateway, earlier=earlier: len(said(gateway)) > earlier)  # type: ignore[misc]
+        assert len(said(gateway)) == earlier + 1, said(gateway)
+        assert said(gateway)[-1]["level"].lower() == "warning"
     redis_beside.start()
     eventually(lambda: any("can be asked again" in str(line) for line in one.records()))
     key = key_with(one, requests_per_minute=20)
