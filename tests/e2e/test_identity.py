@@ -231,7 +231,8 @@ def test_every_answer_is_by_the_weights_that_its_id_names(
         f"refused: {dict(record.refusals)}"
     )
     asked_for = len(record.replies) + record.refusals.total()
-    assert len(record.replies) > 0.7 * asked_for, record.refusals
+    # A third asks for old ids, most of which are deleted by the end of a long run: a slow machine's is one.
+    assert len(record.replies) > 0.5 * asked_for, record.refusals
     assert len(answered) > 1.5 * NAMES
     assert record.commotion >= CHANGES
     assert loads > len(answered)  # some came back
