@@ -65,6 +65,8 @@ class Postgres:
         assert self.process is not None
         parent = psutil.Process(self.process.pid)
         parent.suspend()  # first, so that it makes no more
+        while parent.status() != psutil.STATUS_STOPPED:  # it may be making one just now
+            time.sleep(0.001)
         stopped = [parent, *parent.children()]
         for process in stopped[1:]:
             process.suspend()
