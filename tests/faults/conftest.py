@@ -13,9 +13,9 @@ from tests.faults.world import Engine, Gateway, running_engine, running_gateway
 # Short, so that waiting for them is; long enough for what must not run into them on a busy machine.
 TIMEOUTS = {
     "connect_timeout": 10,  # which nothing here waits for
-    "first_byte_timeout": 5,
-    "chunk_timeout": 5,
-    "request_timeout": 10,
+    "first_byte_timeout": 8,
+    "chunk_timeout": 8,
+    "request_timeout": 12,
     "client_timeout": 4,
 }
 
