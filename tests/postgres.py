@@ -65,13 +65,15 @@ class Postgres:
         assert self.process is not None
         parent = psutil.Process(self.process.pid)
         parent.suspend()  # first, so that it makes no more
+        while parent.status() != psutil.STATUS_STOPPED:  # it may be making one just now
+            time.sleep(0.001)
         stopped = [parent, *parent.children()]
         for process in stopped[1:]:
             process.suspend()
         try:
             yield
         finally:
-            for process in stopped:
+            for process in reversed(stopped):  # the parent last: it buries those who had just ended
                 process.resume()
 
     def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:

@@ -190,7 +190,7 @@ def _adapters(folder: Path) -> Adapters:
     return made
 
 
-@pytest.mark.timeout(1800 if LONG else 120)
+@pytest.mark.timeout(1800 if LONG else 600)
 def test_nothing_is_lost_and_nothing_half_done_is_seen_when_gateways_are_killed(world: World) -> None:
     period = _measure(world)
     kills = 0

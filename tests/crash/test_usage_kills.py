@@ -38,7 +38,7 @@ LONG = bool(os.environ.get("LONG_TESTS"))
 KILLS = 150 if LONG else 4
 CLIENTS = 6
 KEY = "ld-crash-admin-key-0123456789"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 COUNTED = ("requests", "aborted", "input_tokens", "output_tokens", "cached_tokens")
 
 
@@ -135,7 +135,7 @@ def ask(world: World, dice: random.Random, stop: threading.Event) -> None:
                 time.sleep(0.01)
 
 
-@pytest.mark.timeout(1800 if LONG else 120)
+@pytest.mark.timeout(1800 if LONG else 600)
 def test_the_ledger_has_what_the_engine_counted_however_often_gateways_are_killed(world: World) -> None:
     world.engine.enqueue(
         *(

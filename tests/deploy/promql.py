@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -135,9 +136,16 @@ def empty_queries(
     prometheus: str,
     queries: Sequence[PanelQuery] | None = None,
     variables: Mapping[str, str] = VARIABLES,
+    *,
+    patience_seconds: float = 0.0,
 ) -> list[Answer]:
-    """The answers without a single series."""
-    return [answer for answer in ask_all(prometheus, queries, variables) if answer.empty]
+    """The answers without a single series, by then: rules follow the scrapes they are about in their own time."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        found = [answer for answer in ask_all(prometheus, queries, variables) if answer.empty]
+        if not found or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.5)
 
 
 def unknown_metrics(prometheus: str, queries: Sequence[PanelQuery] | None = None) -> list[str]:
@@ -166,7 +174,7 @@ def _families(name: str) -> set[str]:
 def _get(prometheus: str, call: str, parameters: Mapping[str, str]) -> Any:
     url = f"{prometheus.rstrip('/')}/api/v1/{call}?{urllib.parse.urlencode(parameters)}"
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=30) as response:
             return json.load(response)["data"]
     except urllib.error.HTTPError as error:
         raise PromqlError(f"{call} {dict(parameters)}: {error.read().decode(errors='replace')}") from error

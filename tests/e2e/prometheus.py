@@ -15,7 +15,6 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ class Prometheus:
             time.sleep(0.2)
 
     def _api(self, call: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/api/v1/{call}", timeout=10) as response:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{call}", timeout=30) as response:
             return json.load(response)["data"]
 
 
@@ -134,7 +133,7 @@ def _wait_until_ready(server: Prometheus, process: subprocess.Popen[bytes]) -> N
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+        with contextlib.suppress(OSError):  # of urllib, or that of a wait for the answer, which it lets through
             urllib.request.urlopen(f"{server.url}/-/ready", timeout=2).close()
             return
         time.sleep(0.05)

@@ -26,6 +26,7 @@ CACHE = ROOT / "var/cache"
 EXAMPLES = ROOT / "adapters/examples"
 LORADOCK = Path(sys.executable).with_name("loradock")
 START_SECONDS = 480
+ENGINES_OWN = "loradock_adapter_memory_limit_bytes"  # a metric that the engine shows as long as it runs
 CLIENTS: list[openai.OpenAI] = []
 """Made by `Server.client` and perhaps open."""
 
@@ -56,7 +57,7 @@ class Server:
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200
+            return httpx.get(f"{self.url}/readyz", trust_env=False, timeout=30).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -125,11 +126,19 @@ class Server:
         from prometheus_client.parser import text_string_to_metric_families
 
         total = 0.0
-        for family in text_string_to_metric_families(self.get("/metrics").text):
+        for family in text_string_to_metric_families(self.metrics()):
             for sample in family.samples:
                 if sample.name == name and labels.items() <= sample.labels.items():
                     total += sample.value
         return total
+
+    def metrics(self) -> str:
+        """The page with the engine's part, which the gateway leaves out when a busy engine takes a second for it."""
+        deadline = time.monotonic() + 30
+        while ENGINES_OWN not in (page := self.get("/metrics").text):
+            if time.monotonic() > deadline or not self.ready():
+                break
+        return page
 
     def engine_processes(self) -> dict[str, psutil.Process]:
         """vLLM's processes by role: api, core, worker."""

@@ -39,10 +39,11 @@ def client_of(server: Server, secret: str) -> openai.OpenAI:
 
 
 def test_nothing_of_a_running_server_answers_without_a_key(server: Server, engine: httpx.Client) -> None:
-    document = httpx.get(f"{server.url}/openapi.json", trust_env=False).json()
+    document = httpx.get(f"{server.url}/openapi.json", trust_env=False, timeout=30).json()
     for path, operations in document["paths"].items():
         for method in operations:
-            answer = httpx.request(method, server.url + path.replace("{", "").replace("}", ""), trust_env=False)
+            url = server.url + path.replace("{", "").replace("}", "")
+            answer = httpx.request(method, url, trust_env=False, timeout=30)
             assert (answer.status_code in (200, 503)) if path in OPEN else (answer.status_code == 401), (method, path)
     assert engine.get(wire.LIVE).status_code == 200
     dangerous = ("/docs", "/load", "/version", "/invocations", "/scale_elastic_ep", "/inference/v1/generate")

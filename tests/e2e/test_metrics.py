@@ -80,7 +80,7 @@ def test_a_request_that_is_not_streamed_is_aborted_and_counted_too(server: Serve
 
 def test_the_gauge_for_endpoint_pickers_is_ours_and_has_one_sample(server: Server) -> None:
     def info() -> dict[str, str]:
-        families = {family.name: family for family in text_string_to_metric_families(server.get("/metrics").text)}
+        families = {family.name: family for family in text_string_to_metric_families(server.metrics())}
         (sample,) = families["vllm:lora_requests_info"].samples
         return dict(sample.labels)
 
@@ -103,5 +103,5 @@ def test_no_query_of_dashboard_or_rules_comes_back_empty(server: Server, base: B
                     pass
             eventually(lambda: idle(server))
             prometheus.wait_for_scrapes(3)
-        empty = empty_queries(prometheus.url, [*panel_queries(), *rule_queries()])
+        empty = empty_queries(prometheus.url, [*panel_queries(), *rule_queries()], patience_seconds=30)
     assert [(answer.query.panel, answer.expr) for answer in empty] == []

@@ -45,7 +45,7 @@ seed = 3
 """
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_data_is_checked_planned_for_trained_on_evaluated_promoted_and_answered(
     server: Server, base: BaseModel, tmp_path: Path
 ) -> None:
@@ -71,7 +71,7 @@ def test_data_is_checked_planned_for_trained_on_evaluated_promoted_and_answered(
         server.client().models.retrieve("house")
 
     options = ("--data", str(held_out), "--train", str(train), "--shots", "4", "--prompt", PROMPT, "--no-general")
-    judged = server.loradock("evaluate", "house@1", *options, "--metric", "loss", "--max-tokens", "32", timeout=300)
+    judged = server.loradock("evaluate", "house@1", *options, "--metric", "loss", "--max-tokens", "32", timeout=600)
     assert judged["verdict"]["kind"] == "promote", judged
 
     server.loradock("adapters", "promote", "house", "1")

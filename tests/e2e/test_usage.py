@@ -72,15 +72,16 @@ async def complete(
             return
 
 
-async def chat_and_leave(client: openai.AsyncOpenAI, model: str, dice: random.Random) -> None:
-    """Left at any moment: before the engine had it, while it computed, or after."""
+async def chat(client: openai.AsyncOpenAI, model: str) -> None:
     messages: Any = [{"role": "user", "content": "open the window"}]
-    asking = asyncio.create_task(
-        client.chat.completions.create(
-            model=model, messages=messages, max_tokens=40, n=2, extra_body={"ignore_eos": True}
-        )
-    )
-    await asyncio.sleep(dice.uniform(0, 1.0))
+    extra = {"ignore_eos": True}
+    await client.chat.completions.create(model=model, messages=messages, max_tokens=40, n=2, extra_body=extra)
+
+
+async def chat_and_leave(client: openai.AsyncOpenAI, model: str, dice: random.Random, most_seconds: float) -> None:
+    """Left at any moment: before the engine had it, while it computed, or after."""
+    asking = asyncio.create_task(chat(client, model))
+    await asyncio.sleep(dice.uniform(0, most_seconds))
     asking.cancel()
     with suppress(asyncio.CancelledError):
         await asking
@@ -118,7 +119,10 @@ def test_the_ledger_has_what_vllm_counted_however_many_clients_leave(server: Ser
             )
 
     async def chats(client: openai.AsyncOpenAI) -> None:
-        await asyncio.gather(*(chat_and_leave(client, model, dice) for model in (ADAPTER, base) * 4))
+        began = time.monotonic()
+        await chat(client, ADAPTER)
+        whole = max(1.0, time.monotonic() - began)
+        await asyncio.gather(*(chat_and_leave(client, model, dice, whole) for model in (ADAPTER, base) * 4))
 
     eventually(lambda: server.metric(RUNNING) == 0)
     before = server.metric(MADE)

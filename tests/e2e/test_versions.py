@@ -133,6 +133,7 @@ def test_the_gate_keeps_a_worse_version_from_going_live_until_it_is_forced(
         json={"version": 2},
         headers={"authorization": f"Bearer {server.key}"},
         trust_env=False,
+        timeout=60,
     )
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "promotion_refused")
     assert refused.json()["error"]["gate"][0]["live_value"] == 0.9

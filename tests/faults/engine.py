@@ -111,7 +111,7 @@ async def ends_within_a_chunk(line: Line) -> None:
 async def sends_a_bad_chunk_size(line: Line) -> None:
     await line.send(OK + (STREAM if line.stream else JSON + b"transfer-encoding: chunked\r\n") + b"\r\n")
     await line.event()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(2)  # until a busy gateway has read what is good of it
     await line.send(b"zzzz\r\nwhat\r\n")
     await line.silence()
 
@@ -141,6 +141,15 @@ async def takes_its_time(line: Line) -> None:
         await asyncio.sleep(0.2)
         if line.stream:
             await line.event("word")
+    await line.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE) if line.stream else ANSWER[20:])
+
+
+WORD = asyncio.Event()
+
+
+async def waits_for_the_word(line: Line) -> None:
+    await line.begin()
+    await WORD.wait()
     await line.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE) if line.stream else ANSWER[20:])
 
 
@@ -325,7 +334,7 @@ async def main(port: int, name: str, digest: str) -> None:
     orders = asyncio.StreamReader(limit=1 << 26)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     # One order a line: {"state": text or null} and {"usage": text} change what it says of itself,
-    # {"publish": text} sends a line of usage to whoever follows.
+    # {"publish": text} sends a line of usage to whoever follows, {"word": ""} is the word that some answers wait for.
     while order := await orders.readline():
         said = json.loads(order)
         if "state" in said:
@@ -337,6 +346,8 @@ async def main(port: int, name: str, digest: str) -> None:
         if "publish" in said:
             for feed in list(engine.feeds):
                 await feed.chunk(said["publish"].encode() + b"\n")
+        if "word" in said:
+            WORD.set()
         print("done", flush=True)  # noqa: T201
 
 

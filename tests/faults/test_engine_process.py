@@ -50,7 +50,11 @@ async def under_load(gateway: Gateway, strike: Awaitable[None]) -> set[str]:
     ways = [("says_nothing", True), ("says_nothing", False), ("dribbles", True), ("dribbles", False)] * 5
     async with gateway.async_http() as http:
         running = [asyncio.create_task(ask(http, way, stream=stream)) for way, stream in ways]
-        await asyncio.sleep(0.5)
+        await asyncio.to_thread(eventually, lambda: gateway.held()["permits"] == len(running))
+        # The engine answers them in their order: when a later stream has begun, so have theirs.
+        later = {"model": "tiny", "prompt": "dribbles", "stream": True}
+        async with http.stream("POST", "/v1/completions", json=later) as stream:
+            assert await anext(stream.aiter_bytes())
         assert not any(task.done() for task in running)
         await strike
         return {what for what, _ in await asyncio.gather(*running)}
@@ -92,8 +96,8 @@ def test_a_stopped_engine_costs_each_request_its_timeout_and_goes_on_when_it_is_
         ends = asyncio.run(under_load(gateway, stop()))
         assert ends == {"504 engine_timeout", "event engine_timeout"}
         eventually(lambda: not gateway.ready())
-        assert httpx.get(f"{gateway.url}/healthz", trust_env=False).status_code == 200
-        assert httpx.get(f"{gateway.url}/metrics", trust_env=False, timeout=10).status_code == 200
+        assert httpx.get(f"{gateway.url}/healthz", trust_env=False, timeout=30).status_code == 200
+        assert httpx.get(f"{gateway.url}/metrics", trust_env=False, timeout=30).status_code == 200
     finally:
         engine.signal(signal.SIGCONT)
     eventually(gateway.ready)

@@ -43,7 +43,9 @@ class Engine:
         self.port = int(self.process.stdout.readline())
 
     def order(self, **said: str | None) -> None:
-        """Have it say this of itself from now on: `state`, `usage`; or to those who follow the usage now: `publish`."""
+        """Have it say this of itself from now on: `state`, `usage`; or to those who follow the usage now: `publish`.
+        `word` lets it finish what waits for the word.
+        """
         assert self.process is not None
         assert self.process.stdin is not None
         assert self.process.stdout is not None

@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,13 +25,17 @@ TOKENS_PER_WORD = 2
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """How one model behaves. `fault`: None, http_503, in_stream, no_done, no_usage, wrong_adapter or hang."""
+    """How one model behaves. `fault`: None, http_503, in_stream, no_done, no_usage, wrong_adapter or hang.
+
+    `together`: nothing measured is answered before so many were under way at a time, or half a minute has passed.
+    """
 
     ttft: float = 0.0
     tpot: float = 0.0
     tokens: int = 3
     fault: str | None = None
     cached_tokens: int | None = None
+    together: int = 1
 
 
 @dataclass(slots=True)
@@ -50,13 +54,17 @@ class Seen:
 
 
 class FakeServer:
-    """Answers for the scripted models; `requests` holds all it was asked, `peak` the most at a time."""
+    """Answers for the scripted models; `requests` holds all it was asked, `peak` the most at a time.
+
+    `late` is for how long, all in all, a busy machine let nothing of this loop run, neither server nor client.
+    """
 
     def __init__(self, scripts: Mapping[str, Script]) -> None:
         self.scripts = dict(scripts)
         self.requests: list[Seen] = []
         self.url = ""
         self.peak = 0
+        self.late = 0.0
         self.all_hanging = asyncio.Event()
         self._under_way = 0
 
@@ -94,6 +102,8 @@ class FakeServer:
         if script.fault == "hang":
             self.all_hanging.set()
             await asyncio.Event().wait()
+        if seen.body["max_tokens"] > 8:
+            await self._until_together(script.together)
         await asyncio.sleep(script.ttft)
         tokens = min(script.tokens, seen.body["max_tokens"])
         for number in range(tokens):
@@ -109,6 +119,18 @@ class FakeServer:
             await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def _until_together(self, count: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while self.peak < count:
+                    await asyncio.sleep(0.005)
+
+    async def _watch(self) -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.005)
+            self.late += time.perf_counter() - began - 0.005
+
 
 @asynccontextmanager
 async def serve(scripts: Mapping[str, Script]) -> AsyncIterator[FakeServer]:
@@ -119,12 +141,14 @@ async def serve(scripts: Mapping[str, Script]) -> AsyncIterator[FakeServer]:
     app.router.add_post("/v1/chat/completions", server._chat)
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
+    watching = asyncio.create_task(server._watch())
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield server
     finally:
+        watching.cancel()
         await runner.cleanup()
 
 

@@ -28,7 +28,8 @@ def gateway(engine: Engine) -> Iterator[Target]:
 def _ask(target: Target, *, stream: bool) -> httpx.Response:
     headers = {"content-type": "application/json", **target.headers}
     body = wrk.body_of(target, stream=stream)
-    return httpx.post(f"http://127.0.0.1:{target.port}{wrk.PATH}", content=body, headers=headers, trust_env=False)
+    url = f"http://127.0.0.1:{target.port}{wrk.PATH}"
+    return httpx.post(url, content=body, headers=headers, trust_env=False, timeout=60)
 
 
 def test_directly_and_through_the_gateway_the_same_bytes_arrive(engine: Engine, gateway: Target) -> None:
