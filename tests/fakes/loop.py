@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 T = TypeVar("T")
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 class LoopThread:

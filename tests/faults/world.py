@@ -111,7 +111,8 @@ class Gateway:
 
     def records(self) -> list[dict[str, Any]]:
         """The log's lines that are JSON, which all are but a crash of the process."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        whole, _, _ = self.log.read_text(errors="replace").rpartition("\n")  # what comes after it is being written
+        lines = whole.splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def require_quiet(self, before: dict[str, int]) -> None:

@@ -474,7 +474,7 @@ def test_what_was_prepared_is_given_back_however_the_load_ends(end: str, monkeyp
             if end == "cancelled":
                 engine.gate.clear()
                 asking = asyncio.create_task(use(residency, "a@1"))
-                await until(lambda: len(engine.held) == 1)
+                await until(lambda: engine.loaded_ids == ["a@1"])  # and what was prepared is the load's to give back
                 (load,) = [task for task in asyncio.all_tasks() if task.get_name() == "load a@1"]
                 load.cancel()
                 await asyncio.wait({asking})

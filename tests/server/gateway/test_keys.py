@@ -108,6 +108,7 @@ def test_the_last_use_is_written_in_batches_and_at_the_end(start: Start, monkeyp
         written.append(set(uses))
         write(self, uses)
 
+    monkeypatch.setattr(key_uses, "FLUSH_SECONDS", 3600.0)
     monkeypatch.setattr(KeyTable, "note_uses", note_uses)
     with start() as gateway:
         key = made(gateway)

@@ -44,7 +44,7 @@ def test_an_adapter_is_loaded_asked_and_unloaded_with_vllms_words(opened: tuple[
     eventually(lambda: bool(gateway.http.get("/admin/adapters/poet").json()["residency"]))
     gone = unload(gateway, "poet", lora_int_id=7)
     assert (gone.status_code, gone.text) == (200, "Success: LoRA adapter 'poet' removed successfully.")
-    assert gateway.engine.unloaded == ["poet@1"]
+    eventually(lambda: gateway.engine.unloaded == ["poet@1"])
     assert models(gateway) == ["tiny"]
     assert gateway.http.post("/v1/completions", json={"model": "poet", "prompt": "x"}).status_code == 404
     assert unload(gateway, "poet").status_code == 404

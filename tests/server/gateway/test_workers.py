@@ -258,7 +258,6 @@ def test_workers_keep_a_limit_together(tmp_path: Path) -> None:
 
 def test_workers_leave_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
     base = write_base(tmp_path)
-    port = _free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LORADOCK_")}
     environment |= {
         "LORADOCK_HOME": str(tmp_path / "home"),
@@ -269,10 +268,10 @@ def test_workers_leave_when_the_process_that_started_them_is_killed(tmp_path: Pa
     program = [sys.executable, "-c", "from loradock_server.cli.main import app; app()"]
     with (tmp_path / "log").open("wb") as log:
         parent = subprocess.Popen(
-            [*program, "gateway", "--workers", "2", "--port", str(port)], env=environment, stdout=log, stderr=log
+            [*program, "gateway", "--workers", "2", "--port", "0"], env=environment, stdout=log, stderr=log
         )
     try:
-        eventually(lambda: _is_healthy(f"http://127.0.0.1:{port}"))
+        eventually(lambda: any(_is_healthy(f"http://127.0.0.1:{port}") for port in _ports_of(parent.pid)))
         eventually(lambda: len(psutil.Process(parent.pid).children()) == 2)
         children = psutil.Process(parent.pid).children()
     finally:
@@ -289,6 +288,7 @@ def _is_healthy(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
-    with listening("127.0.0.1", 0) as free:
-        return int(free.getsockname()[1])
+def _ports_of(pid: int) -> set[int]:
+    """On which the process listens; whoever picked a free one for it might find it taken."""
+    lines = psutil.Process(pid).net_connections("tcp")
+    return {line.laddr.port for line in lines if line.status == psutil.CONN_LISTEN}
