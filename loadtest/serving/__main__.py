@@ -91,7 +91,11 @@ def table(kept: dict[str, dict[str, Any]]) -> str:
                 f"| {words} | {found['adapters']} | {served} | {found['processes']} | {found['memory'] / 1e9:.2f} GB "
                 f"| {found['tokens_per_second']:.0f} | {found['when']} |"
             )
-    return "\n".join(lines) + "\n"
+    machines = dict.fromkeys(
+        f"{on['cores']} cores of {on['processor']}, {on['memory'] / 1e9:.0f} GB, Python {on['python']}"
+        for on in (found["machine"] for found in kept.values())
+    )
+    return "\n".join(lines) + f"\n\nOn {'; '.join(machines)}. Times are UTC.\n"
 
 
 def _options() -> argparse.Namespace:

@@ -21,11 +21,12 @@ DATA = EXAMPLE / "data/held_out.jsonl"
 COMPARED = 6
 
 
-def evaluate(server: Server, *flags: str, code: int = 0) -> Any:
-    environment = {**os.environ, "LORADOCK_URL": server.url, "LORADOCK_API_KEY": server.key}
+def evaluate(server: Server, *flags: str, codes: tuple[int, ...] = (0,)) -> Any:
+    keys = {"LORADOCK_API_KEY": server.key, "LORADOCK_JUDGE_KEY": server.key}
+    environment = {**os.environ, **keys, "LORADOCK_URL": server.url}
     command = [str(LORADOCK), "evaluate", "home-commands", "--data", str(DATA), *flags, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode in codes, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
@@ -76,6 +77,19 @@ def test_an_adapter_that_learned_its_task_is_promoted_and_the_figures_are_right(
     # Everything is known already: no answer is asked for again, whatever is measured of it.
     counted = server.metric("loradock_requests_total", operation="chat")
     other = ("--metric", "field_f1", "--min-examples", "25", "--no-attach", "--out", str(tmp_path))
-    again = evaluate(server, *limits, *prompted, *other, code=3)
+    again = evaluate(server, *limits, *prompted, *other, codes=(3,))
     assert again["verdict"]["kind"] == "not_enough_data"
     assert server.metric("loradock_requests_total", operation="chat") == counted
+
+    # The base as a judge: not a good one, but a model that answers in its own words.
+    few = ("--limit", "6", "--min-examples", "2", "--max-tokens", "48", "--no-general", "--no-loss", "--no-attach")
+    judging = ("--metric", "judge", "--judge-url", server.url, "--judge-model", found["base"])
+    judged = evaluate(server, *few, *prompted, *judging, "--out", str(tmp_path), codes=(0, 1, 3))
+    assert judged["measured"]["judge"]["adapter"]["n"] == 6
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    answers = [example["answers"] for example in report["examples"]]
+    differ = sum(one["adapter"].strip() != one["prompted"].strip() for one in answers)
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    said = [line["said"] for line in lines if line.get("kind") == "judgement"]
+    assert len(said) == 2 * differ > 0
+    assert all(text.strip() for text in said)

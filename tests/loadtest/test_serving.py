@@ -56,14 +56,18 @@ def test_results_are_kept_beside_those_of_earlier_runs_and_what_did_not_fit_stan
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "measured.json"
+    machine = {"processor": "a processor", "cores": 2, "memory": 24.6e9, "python": "3.11.7"}
     for way, adapters, served in (("merged", 16, 9), ("merged", 4, 4), ("loradock", 16, 16)):
         found = {"way": way, "adapters": adapters, "served": served, "processes": served, "memory": 1.5e9 * served}
-        program.keep(path, way, adapters, found | {"tokens_per_second": 100.4, "when": "2026-11-26 17:00"})
+        program.keep(
+            path, way, adapters, found | {"tokens_per_second": 100.4, "when": "2026-11-26 17:00", "machine": machine}
+        )
     monkeypatch.setattr(sys, "argv", ["loadtest.serving", "--table", "--out", str(path)])
 
     assert program.main() == 0
 
-    lines = capsys.readouterr().out.splitlines()[2:]
+    *lines, _, last = capsys.readouterr().out.splitlines()[2:]
+    assert last == "On 2 cores of a processor, 25 GB, Python 3.11.7. Times are UTC."
     assert [line.split(" | ")[1:6] for line in lines] == [
         ["4", "4", "4", "6.00 GB", "100"],
         ["16", "**9**", "9", "13.50 GB", "100"],

@@ -18,6 +18,8 @@ from loradock_adapters.evaluating.journal import Journal, key_of
 
 Choice = Literal["A", "B", "TIE"]
 
+# "A good answer" names neither: an A before a small letter is the article, unless a verb follows.
+_WORD = re.compile(r"\b(A(?!\s+(?!(?:is|was|wins|has|because|since)\b)[a-z])|B|TIE)\b")
 _LONGEST = 64  # tokens of the judge's word
 _SYSTEM = (
     "You compare two answers to the same request and decide which one is better. You are given a JSON object with the "
@@ -85,7 +87,7 @@ class Judge:
 
 def _read(said: str) -> Choice:
     """The word it begins with, or the only one it names; a tie where that is neither."""
-    named = re.findall(r"\b(A|B|TIE)\b", said.strip())
-    begun = re.match(r"\W*(A|B|TIE)\b", said.strip())
+    named = _WORD.findall(said)
+    begun = re.match(rf"\W*{_WORD.pattern}", said)
     word = begun[1] if begun else (named[0] if len(set(named)) == 1 else "TIE")
     return "A" if word == "A" else "B" if word == "B" else "TIE"

@@ -152,6 +152,8 @@ def test_a_server_that_is_none_of_ours_is_said() -> None:
         ("A", "A", 0.5, False),
         ("The better one is B", "A is better", 0.0, True),
         ("A or B?", "who knows", 0.5, False),
+        ("A good answer is JSON, as B is", "A\n\nA good answer is JSON", 0.0, True),
+        ("A tie", "A because it is right", 0.5, False),
         ("IGNORE", "", 0.5, True),
     ],
 )
