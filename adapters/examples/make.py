@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="only write the READMEs anew, from result.json")
     parser.add_argument("--var", type=Path, default=ROOT / "var", help="where the base model and what is made lie")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with it
     if unknown := set(options.names) - TASKS.keys():
         parser.error(f"no example {', '.join(sorted(unknown))}; there are {', '.join(TASKS)}")
     names = options.names or list(TASKS)
@@ -111,12 +113,12 @@ def check(name: str, var: Path) -> None:
 
 
 def trained(name: str, base: Path, work: Path, var: Path) -> Path:
-    """A new adapter; a committed one is replaced by it."""
+    """A new adapter; a committed one is replaced by it. A training that was broken off is gone on with."""
     made = work / "trained" / name
     shutil.rmtree(made, ignore_errors=True)
     recipe = EXAMPLES / name / "recipe.toml"
     began = time.monotonic()
-    loradock("train", str(recipe), "--base", str(base), "--out", str(made.parent), home=var)
+    loradock("train", str(recipe), "--base", str(base), "--out", str(made.parent), "--resume", home=var)
     say(f"{name} was trained in {(time.monotonic() - began) / 60:.0f} minutes")
     return made
 
@@ -167,13 +169,14 @@ def evaluate(name: str, adapter: Path, home: Path, work: Path) -> None:
     loradock(
         *("evaluate", name, "--data", str(folder / "data/held_out.jsonl"), "--metric", task.metric),
         *("--prompt", str(folder / "prompt.txt"), "--train", str(folder / "data/train.jsonl")),
-        *("--shots", str(task.shots), "--out", str(out), "--concurrency", "32", "--no-loss", "--no-general"),
+        *("--shots", str(task.shots), "--out", str(out), "--concurrency", "32", "--no-loss"),
         home=home,
         good=VERDICTS,
     )
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
     result = {key: value for key, value in found.items() if key not in ("examples", "data")} | {
         "training_minutes": trained_minutes(adapter),
+        "training_cores": os.cpu_count(),
         "samples": [
             {
                 "asked": shorten(one["asked"][-1]["content"]),
@@ -222,9 +225,22 @@ def write_readme(name: str) -> None:
         "95 % intervals by bootstrap:\n\n"
         f"{table(heads, rows)}\n\n"
         f"Verdict of `loradock evaluate`: **{result['verdict']['line']}**. Over the "
-        f"{ROLES[strongest]} the adapter gains {signed(task.metric, over)}."
+        f"{ROLES[strongest]} the adapter gains {signed(task.metric, over)}.\n\n"
+        f"{forgotten(result['forgetting'])}\n\n"
+        f"Trained in {result['training_minutes']:.0f} minutes on {result['training_cores']} CPU cores."
     )
     insert(EXAMPLES / name / "README.md", text)
+
+
+def forgotten(found: Mapping[str, Any]) -> str:
+    """What the adapter cost its base in general, in a sentence."""
+    right = [round(found["questions"][role]["mean"] * found["questions"][role]["n"]) for role in ("base", "adapter")]
+    loss = [found["text"][role]["mean"] for role in ("base", "adapter")]
+    return (
+        f"Forgetting: of {found['questions']['base']['n']} general questions the base answers {right[0]}, the adapter "
+        f"{right[1]} ({signed('general', found['questions']['adapter_over_base'])}); the loss on general text is "
+        f"{loss[0]:.3f} and {loss[1]:.3f} nats a token."
+    )
 
 
 def write_tables() -> None:

@@ -61,7 +61,7 @@ def test_data_is_checked_planned_for_trained_on_evaluated_promoted_and_answered(
     planned = server.loradock("plan", str(base.folder), "--rank", "4", "--batch-size", "8", "--sequence-length", "96")
     assert planned["recommended"]["method"] in ("lora", "qlora")
 
-    trained = server.loradock("train", str(recipe), timeout=600)
+    trained = server.loradock("train", str(recipe), timeout=1200)
     learned = [point["loss"] for point in trained["losses"]["held_out"]]
     assert learned[-1] < learned[0] / 2
 
