@@ -189,7 +189,7 @@ def evaluate(name: str, adapter: Path, home: Path, work: Path) -> None:
     (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if task.kept and adapter != folder / "adapter":
         shutil.rmtree(folder / "adapter", ignore_errors=True)
-        shutil.copytree(adapter, folder / "adapter")
+        shutil.copytree(adapter, folder / "adapter", ignore=shutil.ignore_patterns("train.jsonl", "loss.html"))
 
 
 def trained_minutes(adapter: Path) -> float:
