@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ KEPT = Path(__file__).with_name("measured.json")
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started ends with it
     console = Console(stderr=True)
     if not options.table:
         base = BaseModel.read(options.base or fetch(Path("var/base"), progress=console.print))

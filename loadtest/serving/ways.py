@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from loadtest.gateway.servers import free_port, process, wait_for
 from loradock_adapters.merging.into_base import merge_into_base
 
 RESERVE = 1.5e9  # bytes of memory that stay free
+STOCK_SETTINGS = {"VLLM_PLUGINS": "none", "VLLM_NO_USAGE_STATS": "1"}
 KV_CACHE = 256 << 20  # bytes; for eight short requests at a time more than enough
 
 Adapters = Sequence[tuple[str, Path]]
@@ -92,7 +94,7 @@ def one_each(
 ) -> Iterator[Fleet]:
     """A process for each adapter, one after the other, as long as there is memory for one more."""
     work = Path(tempfile.mkdtemp(prefix="loradock-ways-"))
-    settings = {"VLLM_PLUGINS": "none", "VLLM_NO_USAGE_STATS": "1"}
+    cores = sorted(os.sched_getaffinity(0))
     endpoints: list[Endpoint] = []
     roots: list[int] = []
     largest = 0
@@ -105,6 +107,11 @@ def one_each(
                 say(f"starting process {number} of {len(adapters)}")
                 port, log = free_port(), work / f"{name}.log"
                 before = psutil.virtual_memory().available
+                settings = STOCK_SETTINGS
+                if len(adapters) > 1:
+                    # Left alone their threads spin against each other, and every vLLM takes the first core.
+                    core = cores[number % len(cores)]
+                    settings = settings | {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": str(core)}
                 running = stack.enter_context(process(command(folder, port, work), settings, log))
                 wait_for(f"http://127.0.0.1:{port}/health", running, log)
                 largest = max(largest, before - psutil.virtual_memory().available)
