@@ -22,7 +22,7 @@ CONFIG = {
     "peft_type": "LORA",
     "r": 2,
     "lora_alpha": 4,
-    "target_modules": ["q_proj"],
+    "target_modules": ["layers.0.self_attn.q_proj"],
     "bias": "none",
     "base_model_name_or_path": "base",
 }

@@ -21,13 +21,16 @@ from loadtest.soak.churn import Churn
 from loradock_adapters.base_fetch import fetch
 
 PATIENCE_SECONDS = 120.0
+# So small that all of it has been written to before the warm-up ends: each page counts as memory from then on.
+KV_CACHE = 64 << 20  # bytes
 
 
 def soak(minutes: float, rate: float, change_every: float, every: float, samples: Path) -> Churn:
     """Churn for so long; writes a line of JSON each `every` seconds. Raises when the server does not start."""
     base = fetch(Path("var/base"))
     hidden = int(json.loads((base / "config.json").read_text())["hidden_size"])
-    with servers.ours(base, LORADOCK_COMPILE="false", LORADOCK_METRICS_ADAPTER_LIMIT="4") as running:
+    settings = {"LORADOCK_COMPILE": "false", "LORADOCK_METRICS_ADAPTER_LIMIT": "4"}
+    with servers.ours(base, LORADOCK_ENGINE_ARGS=f"--kv-cache-memory-bytes={KV_CACHE}", **settings) as running:
         return asyncio.run(_churn(running, hidden, minutes * 60, rate, change_every, every, samples))
 
 
