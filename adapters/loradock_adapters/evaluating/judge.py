@@ -18,8 +18,12 @@ from loradock_adapters.evaluating.journal import Journal, key_of
 
 Choice = Literal["A", "B", "TIE"]
 
-# "A good answer" names neither: an A before a small letter is the article, unless a verb follows.
-_WORD = re.compile(r"\b(A(?!\s+(?!(?:is|was|wins|has|because|since)\b)[a-z])|B|TIE)\b")
+# "A good answer" names neither: an A before a small letter is the article, but before verbs ("A is", "A beats B") and
+# words that follow no article ("A over B").
+_AFTER_A_LETTER = (
+    r"(?:[a-z]*[^\Wus]s|because|since|or|and|but|over|than|while|would|can|did|had|in|for|to|by|with|better\s+than)\b"
+)
+_WORD = re.compile(rf"\b(A(?!\s+(?!{_AFTER_A_LETTER})[a-z])|B|TIE)\b")
 _LONGEST = 64  # tokens of the judge's word
 _SYSTEM = (
     "You compare two answers to the same request and decide which one is better. You are given a JSON object with the "

@@ -154,6 +154,8 @@ def test_a_server_that_is_none_of_ours_is_said() -> None:
         ("A or B?", "who knows", 0.5, False),
         ("A good answer is JSON, as B is", "A\n\nA good answer is JSON", 0.0, True),
         ("A tie", "A because it is right", 0.5, False),
+        ("A over B", "B beats A", 1.0, True),
+        ("A matches it", "A better than B? No, B", 0.5, False),
         ("IGNORE", "", 0.5, True),
     ],
 )
