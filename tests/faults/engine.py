@@ -57,6 +57,10 @@ class Line:
         else:
             await self.send(OK + JSON + b"content-length: %d\r\n\r\n" % len(ANSWER) + ANSWER[:20])
 
+    async def finish(self) -> None:
+        """The end of what `begin` began."""
+        await self.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE) if self.stream else ANSWER[20:])
+
     async def whole(self, status: bytes, headers: bytes, body: bytes) -> None:
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         await self.send(b"HTTP/1.1 " + status + b"\r\n" + headers + length + body)
@@ -141,7 +145,7 @@ async def takes_its_time(line: Line) -> None:
         await asyncio.sleep(0.2)
         if line.stream:
             await line.event("word")
-    await line.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE) if line.stream else ANSWER[20:])
+    await line.finish()
 
 
 WORD = asyncio.Event()
@@ -150,7 +154,7 @@ WORD = asyncio.Event()
 async def waits_for_the_word(line: Line) -> None:
     await line.begin()
     await WORD.wait()
-    await line.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE) if line.stream else ANSWER[20:])
+    await line.finish()
 
 
 async def floods(line: Line) -> None:

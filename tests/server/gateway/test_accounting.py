@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
 from loradock_server.gateway import accounting
-from tests.fakes.engine import Reply
+from tests.fakes.engine import Gate, Reply
 from tests.server.gateway.conftest import Gateway, Start, eventually
 
 ASK: Any = [{"role": "user", "content": "a secret question"}]
 BODY = {"model": "tiny", "prompt": "x"}
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+Withheld = Callable[[float], AbstractContextManager[tuple[Gateway, Gate]]]
 
 
 def tokens(gateway: Gateway, kind: str, adapter: str = "poet") -> float:
     return gateway.metric("loradock_tokens_total", adapter=adapter, type=kind)
 
 
-def notice(gateway: Gateway) -> None:
-    """A turn of its loop, in which it sees which connections have ended; else it may be late for a second try."""
-    assert gateway.http.get("/healthz").status_code == 200
+@pytest.fixture
+def withheld(start: Start, monkeypatch: pytest.MonkeyPatch) -> Withheld:
+    """A gateway that waits so many seconds for usage, after a request whose usage the engine keeps back; and the gate
+    that lets it come.
+    """
+
+    @contextmanager
+    def asked(wait_seconds: float) -> Iterator[tuple[Gateway, Gate]]:
+        monkeypatch.setattr(accounting, "USAGE_WAIT_SECONDS", wait_seconds)
+        with start() as gateway:
+            gate = gateway.engine.usage_gate = gateway.engine.gate()
+            gateway.http.post("/v1/completions", json=BODY)
+            yield gateway, gate
+
+    return asked
 
 
 def test_a_request_is_counted_under_adapter_and_version(gateway: Gateway) -> None:
@@ -86,13 +101,13 @@ def test_records_are_counted_once_across_an_engine_restart(gateway: Gateway) -> 
     eventually(lambda: tokens(gateway, "output", "base") == 6)
     gateway.engine.die()
     gateway.engine.revive()
-    notice(gateway)
+    gateway.notice_ended_connections()
     # Counts from one again: a gateway that went on after its third record would miss these.
     for _ in range(2):
         assert gateway.http.post("/v1/completions", json=BODY).status_code == 200
     eventually(lambda: tokens(gateway, "output", "base") == 10)
     gateway.engine.cut_connections()
-    notice(gateway)
+    gateway.notice_ended_connections()
     gateway.http.post("/v1/completions", json=BODY)
     eventually(lambda: tokens(gateway, "output", "base") == 12)
     time.sleep(0.5)  # a repeated record would come with the reconnection
@@ -187,17 +202,14 @@ def test_a_stream_says_when_its_first_chunk_came(gateway: Gateway) -> None:
 
 
 def test_the_span_waits_for_late_usage_but_ends_when_the_request_ended(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    withheld: Withheld,
 ) -> None:
-    monkeypatch.setattr(accounting, "USAGE_WAIT_SECONDS", 60.0)
-    with start() as gateway:
-        gateway.engine.usage_gate = gateway.engine.gate()
-        gateway.http.post("/v1/completions", json=BODY)
+    with withheld(60.0) as (gateway, gate):
         (server,) = gateway.spans(named="POST /v1/completions")
         time.sleep(0.5)
         assert gateway.metric("loradock_requests_total", code="200") == 1
         assert gateway._spans("text_completion") == []
-        gateway.engine.usage_gate.open()
+        gate.open()
         (client,) = gateway.spans(named="text_completion")
     assert client.attributes is not None
     assert client.attributes["gen_ai.usage.output_tokens"] == 2
@@ -207,15 +219,12 @@ def test_the_span_waits_for_late_usage_but_ends_when_the_request_ended(
 
 
 def test_usage_that_never_comes_keeps_no_span_open_and_late_tokens_still_count(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    withheld: Withheld,
 ) -> None:
-    monkeypatch.setattr(accounting, "USAGE_WAIT_SECONDS", 0.5)
-    with start() as gateway:
-        gateway.engine.usage_gate = gateway.engine.gate()
-        gateway.http.post("/v1/completions", json=BODY)
+    with withheld(0.5) as (gateway, gate):
         (client,) = gateway.spans(named="text_completion")
         assert "gen_ai.usage.output_tokens" not in (client.attributes or {})
-        gateway.engine.usage_gate.open()
+        gate.open()
         eventually(lambda: tokens(gateway, "output", "base") == 2)
         assert gateway.metric("loradock_requests_total") == 1
         assert len(gateway._spans("text_completion")) == 1
