@@ -25,7 +25,7 @@ def _torch_cpu(module: ModuleType) -> None:
 
 def _bitsandbytes(module: ModuleType) -> None:
     if hasattr(module, "has_avx512bf16"):
-        module.has_avx512bf16 = lambda: False
+        setattr(module, "has_avx512bf16", lambda: False)  # noqa: B010  # mypy knows no such attribute of a module
 
 
 _PATCHES: dict[str, Callable[[ModuleType], None]] = {

@@ -2,7 +2,7 @@
 
 A step asks for a delta once per linear layer, 120 times for a model of 30 decoder layers. By Python each asking costs
 microseconds, more than one adapter's arithmetic; so the kernel is registered by torch's stable C interface
-(torch/csrc/stable/c/shim.h) and reads what a step needs from memory that Python has filled. Import late, see `fused`.
+(torch/csrc/stable/c/shim.h) and reads what a step needs from memory that Python has filled. Import as late as `paired`.
 """
 
 from __future__ import annotations

@@ -2,32 +2,20 @@
 
 Right for one row of each of many adapters as for hundreds of one: weights lie in pairs (`slots.Packed`) as the
 instruction wants them, and while one adapter's row is computed the next one's weights are on their way. Between the two
-products it rounds to bf16, as matrix products do. Import late, see `fused`.
+products it rounds to bf16, as matrix products do. Import late, see `fused`, and only where `choice` says so: importing
+compiles, and ends the process on another processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import llvmlite.binding
 import numba
-import torch
 from numba import types
 
 from .bf16_tiles import hidden_tile, output_tile
-from .slots import LayerSlots
 
 BLOCK_ROWS = 64  # computed between the two products; with its weights it stays in the second-level cache
-
-
-def fits(layers: Iterable[LayerSlots], dtype: torch.dtype) -> bool:
-    """Whether this processor and all of these layers can be computed here."""
-    return (
-        dtype == torch.bfloat16
-        and bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
-        and all(layer.in_features % 2 == 0 and not (layer.widths % 16).any() for layer in layers)
-    )
 
 
 _hidden_8, _hidden_4, _hidden_1 = hidden_tile(8, 1), hidden_tile(4, 2), hidden_tile(1, 4)

@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from loradock_adapters.processor import Processor
+
 from . import gemm
+from .choice import fits_paired
 from .segments import Segment, find_segments
 from .slots import LayerSlots
 
@@ -48,11 +51,11 @@ class SegmentedPunica(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM ships no 
         Returns whether weights must be packed in pairs (`slots.Packed`), for `native`: it then reads `step`, and
         add_lora_linear is never called.
         """
-        from . import native, paired  # late, see their docstrings
-
         layers = self.layers.values()
         slices = max((len(layer.widths) for layer in layers), default=1)
-        if paired.fits(layers, dtype):
+        if fits_paired(layers, dtype, Processor.here()):
+            from . import native, paired  # late, see their docstrings
+
             self.step = native.Step(np.empty(paired.BLOCK_ROWS * slices * HIGHEST_RANK, dtype=np.uint16))
             return True
         if dtype == torch.bfloat16:

@@ -10,13 +10,20 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
-from loradock_server.engine.kernels import fused, gemm, paired  # noqa: E402
+from loradock_adapters.processor import Processor  # noqa: E402
+from loradock_server.engine.kernels import fused, gemm  # noqa: E402
+from loradock_server.engine.kernels.choice import fits_paired  # noqa: E402
 from loradock_server.engine.kernels.segments import find_segments  # noqa: E402
 from loradock_server.engine.kernels.slots import LayerSlots, pack  # noqa: E402
 
 FEATURES, WIDTHS = 48, (32, 16, 16)
 IDS: list[int | None] = [11, 12, 13, None]
 RANKS = [(8, 8, 8), (3, 0, 5), (1, 2, 0)]  # by slot and slice; 0: the adapter leaves this slice alone
+
+WITH_BF16 = Processor(
+    "one with it",
+    frozenset({"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"}),
+)
 
 Weights = tuple[list[Any], list[Any]]
 
@@ -68,8 +75,10 @@ def add_gemm(y: Any, x: Any, layer: LayerSlots, rows: list[int]) -> None:
 
 
 def add_paired(y: Any, x: Any, layer: LayerSlots, rows: list[int]) -> None:
-    if not paired.fits([layer], torch.bfloat16):
+    if not fits_paired([layer], torch.bfloat16, Processor.here()):
         pytest.skip("this processor has no AVX512-BF16")
+    from loradock_server.engine.kernels import paired  # compiles for it
+
     scratch = np.empty(paired.BLOCK_ROWS * 64, dtype=np.uint16)
     paired.add_segments(
         x.data_ptr(),
@@ -140,9 +149,13 @@ def test_weights_in_pairs_round_once_more_than_the_fused_kernel() -> None:
 
 def test_a_processor_without_the_instruction_and_layers_that_do_not_divide_are_told() -> None:
     layer, _ = make_layer(torch.bfloat16)
-    assert not paired.fits([layer], torch.float32)
-    assert not paired.fits([LayerSlots(1, 7, [16])], torch.bfloat16)
-    assert not paired.fits([LayerSlots(1, 8, [16, 24])], torch.bfloat16)
+    assert fits_paired([layer], torch.bfloat16, WITH_BF16)
+    assert not fits_paired([layer], torch.float32, WITH_BF16)
+    assert not fits_paired([LayerSlots(1, 7, [16])], torch.bfloat16, WITH_BF16)
+    assert not fits_paired([LayerSlots(1, 8, [16, 24])], torch.bfloat16, WITH_BF16)
+    for feature in WITH_BF16.features:
+        less = Processor("one without it", WITH_BF16.features - {feature})
+        assert not fits_paired([layer], torch.bfloat16, less)
 
 
 @pytest.mark.parametrize("add", [add_fused, add_paired])

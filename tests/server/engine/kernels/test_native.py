@@ -12,8 +12,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 
-from loradock_server.engine.kernels import native, paired  # noqa: E402
+from loradock_adapters.processor import Processor  # noqa: E402
+from loradock_server.engine.kernels.choice import fits_paired  # noqa: E402
 from loradock_server.engine.kernels.slots import LayerSlots, pack  # noqa: E402
+
+if not fits_paired([], torch.bfloat16, Processor.here()):
+    pytest.skip("this processor has no AVX512-BF16", allow_module_level=True)
+
+from loradock_server.engine.kernels import native, paired  # noqa: E402  # compiles for it
 
 FEATURES, WIDTHS, RANKS = 64, (32, 16), (16, 5)  # RANKS: by slot
 EIGHT_ROWS = np.array([[0, 3, 1], [3, 4, 0], [6, 8, 1]], dtype=np.int64)  # rows 4 and 5 are the base's
@@ -31,10 +37,7 @@ def make_layer(seed: int) -> LayerSlots:
 
 @pytest.fixture(scope="module")
 def layers() -> list[LayerSlots]:
-    made = [make_layer(0), make_layer(1)]
-    if not paired.fits(made, torch.bfloat16):
-        pytest.skip("this processor has no AVX512-BF16")
-    return made
+    return [make_layer(0), make_layer(1)]
 
 
 @pytest.fixture(scope="module")
