@@ -79,12 +79,13 @@ def engine(home: Home = None, model: Model = None) -> None:
         settings = _settings(home=home, model=model)
         token = _require_token(settings)
         _require_vllm()
+        from loradock_server.cli.engine_start import supervised
         from loradock_server.cli.find_base import open_base
         from loradock_server.engine.launch import launch_order
         from loradock_server.engine.supervisor import Supervisor
 
         supervisor = Supervisor(launch_order(settings, open_base(settings), token))
-        run_async(supervisor.run)
+        run_async(lambda stop: supervised(supervisor, stop))
 
 
 def run_async(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:

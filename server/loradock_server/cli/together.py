@@ -18,6 +18,7 @@ from typing import Any
 
 from loradock_server.cli import starting
 from loradock_server.cli.connection import KEY_FILE, SERVER_FILE, Connection
+from loradock_server.cli.engine_start import supervised
 from loradock_server.cli.errors import NotDone
 from loradock_server.cli.find_base import open_base
 from loradock_server.cli.gateways import run_gateways
@@ -65,14 +66,12 @@ async def serve_together(settings: Settings, adapters_from: Path | None, stop: a
             if settings.engine.startswith("unix:"):
                 make_private_folder(Path(settings.engine.removeprefix("unix:")).parent)
             supervisor = Supervisor(launch_order(settings, base, token), log_file=engine_log)
-            tasks.append(asyncio.create_task(supervisor.run(engine_stop), name="supervisor"))
+            tasks.append(asyncio.create_task(supervised(supervisor, engine_stop, engine_log), name="supervisor"))
             steps.done(f"engine starting: vLLM, log in {shown(engine_log)}")
 
             connection = Connection(here.url, local_key, "this server", settings.run_dir / KEY_FILE)
             with server_file(settings, connection):
-                greeting = Greeting(
-                    connection, steps, engine_log, supervisor, engine_first=settings.smoke_probe == "required"
-                )
+                greeting = Greeting(connection, steps, engine_first=settings.smoke_probe == "required")
                 greeted = asyncio.create_task(greeting.run(adapters_from), name="greeting")
                 stopped = asyncio.create_task(stop.wait(), name="stop")
                 try:
