@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -64,6 +65,7 @@ async def run(order: LaunchOrder) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch_supervisor(loop)
+    refuse_taken(order.address)
     if warning := vllm_compat.version_warning():
         log.warning("%s", warning)
     signatures = Signatures()
@@ -118,6 +120,7 @@ async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_
         log.warning("no self-test: %s does not generate text", base.name)
         return
     began = time.monotonic()
+    log.info("self-test begins")
     try:
         found = await self_test(
             vllm_compat.Prober(engine),
@@ -224,6 +227,14 @@ def bind(order: LaunchOrder) -> dict[str, Any]:
         return {"uds": str(path)}
     host, _, port = order.address.removeprefix("http://").rpartition(":")
     return {"host": host.strip("[]"), "port": int(port)}
+
+
+def refuse_taken(address: str) -> None:
+    """Raises OSError when somebody listens there: better now than after a minute of loading."""
+    if not address.startswith("unix:"):
+        host, _, port = address.removeprefix("http://").rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
 
 
 def watch_supervisor(loop: asyncio.AbstractEventLoop) -> None:

@@ -33,6 +33,8 @@ _VALIDATION = re.compile(r"^\d+ validation errors? for ")
 # A traceback's frames quote source code, which is full of words for faults that did not happen.
 _FRAME = re.compile(r'^(?:    |  File ")')
 _DEATH = re.compile(r"died unexpectedly \(exit code: (?P<status>-\d{1,2})\)|Failed core proc.*: (?P<core>-\d{1,2})\b")
+_ERROR = re.compile(r"\berror\b(?!\s*$)", re.IGNORECASE)
+_NEAR = 60
 # These only tell that some other process failed.
 _WRAPPERS = ("Engine core initialization failed", "WorkerProc initialization failed", "Worker failed with error")
 
@@ -60,12 +62,9 @@ def explain_start(log: str, status: int, *, killed_for_memory: bool = False, han
     ended it.
     """
     lines = list(_lines(log))
-    for number, line in enumerate(lines):
-        if line.harmless or _FRAME.match(line.text):
-            continue
-        for rule in RULES:
-            if found := rule.pattern.search(line.text):
-                return _by_rule(rule, found, lines, number)
+    for weak in (False, True):
+        if found := _known(lines, weak=weak):
+            return found
     if killed_for_memory:
         return StartFailure(
             "the kernel killed a process of the engine for want of memory",
@@ -83,10 +82,22 @@ def explain_start(log: str, status: int, *, killed_for_memory: bool = False, han
     return _by_deaths(lines) or _by_status(status)
 
 
+def _known(lines: list[_Line], *, weak: bool) -> StartFailure | None:
+    rules = [rule for rule in RULES if rule.weak == weak]
+    for number, line in enumerate(lines):
+        if line.harmless or _FRAME.match(line.text):
+            continue
+        for rule in rules:
+            if found := rule.pattern.search(line.text):
+                return _by_rule(rule, found, lines, number)
+    return None
+
+
 def _by_rule(rule: Rule, found: re.Match[str], lines: list[_Line], number: int) -> StartFailure:
     words = {name: (value or "").strip() for name, value in found.groupdict().items()}
     line = ADVICE.sub("", _exception_words(lines, number) or _without_type(lines[number].text))
-    cause = rule.cause.format(line=line, **words)
+    told = (one.text for one in lines[number + 1 : number + _NEAR] if _ERROR.search(one.text))
+    cause = rule.cause.format(line=line, error=next(told, line), **words)
     return StartFailure(shortened(cause), rule.fix.format(**words), rule.passing)
 
 

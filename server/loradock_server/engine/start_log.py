@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -29,12 +30,35 @@ class StartLog(Protocol):
         """What was written since, without colours; at most twice KEPT_BYTES, the middle left out."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Byte offsets in a log: where the present start begins, and up to where somebody has read."""
+
+    start: int
+    read: int
+
+
 class LogFile:
     """A file that grows from start to start."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offset = 0
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    @property
+    def place(self) -> Place:
+        """Where the present start begins, nothing of it read."""
+        return Place(self._offset, self._offset)
+
+    def since(self, place: Place) -> tuple[bytes, Place]:
+        """What was written since, at most KEPT_BYTES at a time, and the place after it."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(place.read)
+                data = file.read(KEPT_BYTES)
+        except OSError:
+            return b"", place
+        return data, Place(place.start, place.read + len(data))
 
     def begin(self) -> IO[bytes]:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The fatal lines of an engine's start that are known, each with its fix: what `start_failure` looks for.
 
-One rule per kind of fault. Words in braces are groups of the pattern; `{line}` is the exception's own words.
+One rule per kind of fault. Words in braces are groups of the pattern; `{line}` is the exception's own words, `{error}`
+the first line after it that has the word "error".
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`passing`: what it tells of may be gone at the next try without anybody's doing."""
+    """`passing`: what it tells of may be gone at the next try without anybody's doing. `weak`: another rule that fits
+    any line of the log knows better: such a line is what a deeper fault looks like from above.
+    """
 
     pattern: re.Pattern[str]
     cause: str
     fix: str
     passing: bool = False
+    weak: bool = False
 
 
-def _rule(pattern: str, cause: str, fix: str, *, passing: bool = False) -> Rule:
-    return Rule(re.compile(pattern), cause, fix, passing)
+def _rule(pattern: str, cause: str, fix: str, *, passing: bool = False, weak: bool = False) -> Rule:
+    return Rule(re.compile(pattern), cause, fix, passing, weak)
 
 
 _MODEL = "give LORADOCK_MODEL a whole folder as transformers saves it: config, tokenizer and safetensors"
@@ -28,7 +32,7 @@ _MODEL = "give LORADOCK_MODEL a whole folder as transformers saves it: config, t
 # How vLLM goes on after the reason: with flags of its own, which are not how one sets things here, and long lists.
 ADVICE = re.compile(r" (?:Supported architectures:|To allow overriding|Try increasing|Decrease --|See https?://).*")
 
-# The first line of the log that fits any of these is the root; of several that fit one line, the first here.
+# The first line of the log that fits a rule is the root; of several that fit one line, the first here.
 RULES: tuple[Rule, ...] = (
     _rule(
         r"^self-test failed, the engine will not serve: (?P<why>.+)",
@@ -68,8 +72,9 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         r"CppCompileError",
-        "the C++ compiler failed at the model: {line}",
+        "the C++ compiler failed at the model: {error}",
         "see its words in the log and mend or replace it (CXX), or set LORADOCK_COMPILE=false",
+        weak=True,
     ),
     _rule(
         r"can't allocate memory|DefaultCPUAllocator|\bMemoryError\b|std::bad_alloc|[Cc]annot allocate memory"
@@ -119,11 +124,17 @@ RULES: tuple[Rule, ...] = (
         _MODEL,
     ),
     _rule(
-        r"Can't load tokenizer|Couldn't instantiate the backend tokenizer|is not a local folder|[Rr]epo id must be|"
-        r"does not appear to have a file named|Can't load the configuration|No such file or directory|"
-        r"not a valid JSON|JSONDecodeError|Invalid repository ID",
-        "a file of the model is missing or not readable: {line}",
+        r"Can't load tokenizer|Couldn't instantiate the backend tokenizer",
+        "the model's folder has no tokenizer that transformers can read",
         _MODEL,
+    ),
+    _rule(
+        r"is not a local folder|[Rr]epo id must be|"
+        r"does not appear to have a file named|Can't load the configuration|No such file or directory(?!: '/psm_)|"
+        r"not a valid JSON|JSONDecodeError|Invalid repository ID",
+        "a file is missing or cannot be read: {line}",
+        "put it where it was looked for; if it is the model's, " + _MODEL,
+        weak=True,
     ),
     _rule(
         r"PermissionError|\[Errno 13\]|Read-only file system",

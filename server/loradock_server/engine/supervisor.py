@@ -23,7 +23,7 @@ from .exits import explain
 from .launch import LaunchOrder, process_environment
 from .prober import answers
 from .start_failure import StartFailure, explain_start
-from .start_log import LogFile, Passing, StartLog
+from .start_log import Passing, StartLog
 
 log = logging.getLogger("loradock.supervisor")
 
@@ -52,20 +52,20 @@ class Supervisor:
     """Runs engine processes one after the other until told to stop.
 
     `order`: the first launch order; each process gets its own generation and the number of restarts so far.
-    `log_file`: where the engine's own output goes; None: to our standard error. `on_exit`: told the exit status of
-    each process.
+    `log`: where the engine's own output goes; by default to our standard error. `on_exit`: told the exit status of each
+    process.
     """
 
     def __init__(
         self,
         order: LaunchOrder,
         *,
-        log_file: Path | None = None,
+        log: StartLog | None = None,
         on_exit: Callable[[int], None] | None = None,
         command: tuple[str, ...] = (sys.executable, *ENTRY),
     ) -> None:
         self._order = order
-        self.log: StartLog = LogFile(log_file) if log_file is not None else Passing()
+        self._log: StartLog = log if log is not None else Passing()
         self._on_exit = on_exit
         self._command = command
         self.restarts = 0
@@ -92,7 +92,7 @@ class Supervisor:
                     delay = FIRST_DELAY_SECONDS
                 else:
                     failure = explain_start(
-                        await asyncio.to_thread(self.log.text),
+                        await asyncio.to_thread(self._log.text),
                         status,
                         killed_for_memory=killed_for_memory() > killed_before,
                         hang=self._hang,
@@ -109,7 +109,7 @@ class Supervisor:
 
     async def _run_one(self, stopping: asyncio.Task[bool]) -> int:
         order = replace(self._order, generation=uuid.uuid4().hex, restarts=self.restarts)
-        with self.log.begin() as output:
+        with self._log.begin() as output:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,

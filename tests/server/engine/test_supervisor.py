@@ -19,6 +19,7 @@ import pytest
 from loradock_server.engine.exits import explain
 from loradock_server.engine.launch import LaunchOrder
 from loradock_server.engine.prober import answers
+from loradock_server.engine.start_log import LogFile
 from loradock_server.engine.supervisor import STARTS_TRIED, EngineCannotStart, Supervisor, killed_for_memory
 
 # Writes its order and its child's pid, then sleeps; leaves well on SIGTERM.
@@ -300,7 +301,7 @@ def failing(words: str, status: int, *, serves_first: bool = False) -> tuple[str
 
 
 def run_to_failure(order: LaunchOrder, command: tuple[str, ...], log_file: Path | None = None) -> EngineCannotStart:
-    supervisor = Supervisor(order, log_file=log_file, command=command)
+    supervisor = Supervisor(order, log=LogFile(log_file) if log_file else None, command=command)
     with pytest.raises(EngineCannotStart) as raised:
         asyncio.run(asyncio.wait_for(supervisor.run(asyncio.Event()), 120))
     return raised.value
