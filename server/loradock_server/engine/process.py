@@ -185,6 +185,8 @@ def build_guard(
             "base": {"name": order.served_name, "digest": order.base_digest},
             "max_model_len": order.max_model_len,
             "max_loras": order.max_loras,
+            "dtype": engine.dtype,
+            "kernel": loader.kernel,
             "in_flight": guard.drain.in_flight,
             "waiting": admission.waiting,
         }
