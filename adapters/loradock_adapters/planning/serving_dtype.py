@@ -11,8 +11,11 @@ from typing import Literal
 from loradock_adapters.processor import Processor
 
 ServingDtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""What a person may choose."""
+
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Of one number, by the names that LORADOCK_DTYPE takes."""
+"""Of one number."""
 
 # The engine's libraries, buffers of a step and compiled code take about 2 GiB, its key/value cache 1 GiB as it is set.
 BESIDES_BYTES = 3 << 30
@@ -22,7 +25,7 @@ BESIDES_BYTES = 3 << 30
 class Choice:
     """`reason`: a clause for logs and tables, which names the processor or the memory that decided."""
 
-    dtype: ServingDtype
+    dtype: Dtype
     reason: str
 
 
