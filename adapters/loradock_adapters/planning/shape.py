@@ -26,7 +26,10 @@ _LARGEST = 1 << 24  # no dimension of a model is near it; products stay far belo
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """`linears`: the linear modules of one layer by their last name. Counts are of numbers, not bytes."""
+    """`linears`: the linear modules of one layer by their last name. Counts are of numbers, not bytes.
+
+    `dtype`: what the checkpoint is in, as its config has it.
+    """
 
     name: str
     hidden: int
@@ -41,6 +44,7 @@ class ModelShape:
     head_norms: bool
     max_length: int
     linears: Mapping[str, LinearShape]
+    dtype: str = "bfloat16"
 
     @property
     def kv_dim(self) -> int:
@@ -126,6 +130,7 @@ def parse_shape(config: Mapping[str, Any], *, name: str) -> ModelShape:
         head_norms=kind in _NORMS_ON_HEADS,
         max_length=longest,
         linears=MappingProxyType(linears),
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
     )
 
 

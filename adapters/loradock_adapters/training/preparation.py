@@ -13,6 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits, Report, check_planned
+from loradock_adapters.errors import BaseModelError
+from loradock_adapters.planning.shape import ModelShape, read_shape
 from loradock_adapters.training.data import DataFile, TokenSet, read_examples, tokenize
 from loradock_adapters.training.errors import DataError, RecipeError
 from loradock_adapters.training.manifest import DataFacts
@@ -35,7 +37,9 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that may begin. `report`: of the adapter that it will make, as far as that can be said."""
+    """A run that may begin. `report`: of the adapter that it will make, as far as that can be said. `shape`: the
+    base's, None where it cannot be planned.
+    """
 
     source: RecipeFile
     base: BaseModel
@@ -44,6 +48,7 @@ class Prepared:
     held_out: Input | None
     limits: Limits
     report: Report
+    shape: ModelShape | None
 
     @property
     def recipe(self) -> Recipe:
@@ -89,7 +94,9 @@ def prepare(
         role: Input(path, file, tokenize(tokenizer, file.examples, max_length=recipe.data.max_length))
         for role, (path, file) in files.items()
     }
-    return Prepared(source, base, tokenizer, inputs["train"], inputs.get("held_out"), limits, report)
+    return Prepared(
+        source, base, tokenizer, inputs["train"], inputs.get("held_out"), limits, report, _shape(base_folder)
+    )
 
 
 def _with_trackers(source: RecipeFile, report_to: tuple[str, ...]) -> RecipeFile:
@@ -117,6 +124,13 @@ def _config(recipe: Recipe) -> dict[str, object]:
         "target_modules": list(recipe.adapter.target_modules),
         "bias": "none",
     }
+
+
+def _shape(folder: Path) -> ModelShape | None:
+    try:
+        return read_shape(folder)
+    except BaseModelError:
+        return None
 
 
 def _paths(recipe: Recipe) -> dict[str, Path]:

@@ -100,7 +100,8 @@ class TrainingRecipe:
     """The run: `steps` of the optimiser or `epochs` over the data, AdamW with warm-up and a cosine to zero.
 
     Three epochs where neither is named; `warmup_steps` is a twentieth of the steps where it is not. `report_to` names
-    trackers that TRL reports to beside the log.
+    trackers that TRL reports to beside the log. `compute_dtype`: "auto" is the fastest on what trains, if it fits
+    (`planning.training_dtype`).
     """
 
     steps: int | None = None
@@ -118,6 +119,7 @@ class TrainingRecipe:
     seed: int = 1
     gradient_checkpointing: bool = False
     report_to: tuple[str, ...] = ()
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
 
     def schedule(self, examples: int) -> Schedule:
         """How long the run is with so many examples."""
