@@ -17,7 +17,7 @@ _AT_LEAST = {"_is_avx512_supported": "avx512", "_is_avx512_bf16_supported": "", 
 
 
 def _torch_cpu(module: ModuleType) -> None:
-    mask = os.environ["LORADOCK_TESTS_MASK"]
+    mask = os.environ["TESTS_PROCESSOR_MASK"]
     for name, level in _AT_LEAST.items():
         if hasattr(module, name) and level != mask:
             setattr(module, name, lambda: False)
@@ -50,5 +50,5 @@ class _Patcher(importlib.abc.MetaPathFinder):
         return spec
 
 
-if os.environ.get("LORADOCK_TESTS_MASK"):
+if os.environ.get("TESTS_PROCESSOR_MASK"):
     sys.meta_path.insert(0, _Patcher())
