@@ -635,7 +635,6 @@ def _connect_operator(dtype: torch.dtype) -> Choice:
 
     layers = [(SegmentedPunica.layers[id(layer.lora_a_stacked)], layer.punica_wrapper) for layer in operator.layers]
     choice = choose([layer for layer, _ in layers], dtype, Processor.here(), wanted_way())
-    log.info("LoRA on CPU: %s", choice.reason)
     connect(choice.way, dtype, layers)
     return choice
 
