@@ -29,7 +29,7 @@ from tests.e2e.server import Server
 
 LONG = bool(os.environ.get("LONG_TESTS"))
 # Without the start of the server, which compiles: on a busy machine that alone takes minutes.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900, func_only=True)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 1800, func_only=True)]
 
 CONTENTS = 60 if LONG else 20  # different adapters
 NAMES = 30 if LONG else 10

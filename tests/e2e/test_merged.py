@@ -26,7 +26,7 @@ from loradock_adapters.base_model import BaseModel
 from tests.e2e.asking import Reply, Tokens, ask, gap, report
 from tests.e2e.server import EXAMPLES, LORADOCK, ROOT, Server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 ADAPTER = EXAMPLES / "home-commands/adapter"
 COMMANDS = ("turn on the kitchen lights", "set the garage volume to 55 percent", "start the robot vacuum")
