@@ -94,14 +94,6 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).exists() for name in (INDEX_FILE, SINGLE_FILE))
 
 
-def weights_bytes(folder: Path) -> int:
-    """The size of its weights, as they lie in its files. Raises BaseModelError."""
-    try:
-        return sum(path.stat().st_size for path in _weight_files(folder))
-    except OSError as error:
-        raise BaseModelError(f"{folder} cannot be read: {error}") from error
-
-
 def base_files(folder: Path) -> tuple[str, ...]:
     """The files that make a base model: all in the folder but hidden ones and our own record, sorted."""
     return tuple(sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != RECORD_FILE and p.name[0] != "."))

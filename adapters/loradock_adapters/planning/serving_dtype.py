@@ -17,10 +17,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of one number."""
 
-LIBRARIES_BYTES = 2 << 30
-"""What the engine's libraries, buffers of a step and compiled code take, about."""
-BESIDES_BYTES = LIBRARIES_BYTES + (1 << 30)
-"""With the key/value cache, as it is set by default."""
+# The engine's libraries, buffers of a step and compiled code take about 2 GiB, its key/value cache 1 GiB as it is set.
+BESIDES_BYTES = 3 << 30
 
 
 @dataclass(frozen=True, slots=True)

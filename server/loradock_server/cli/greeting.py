@@ -20,11 +20,8 @@ from loradock_server.cli.errors import NotDone, ServerRefused
 from loradock_server.cli.follow import followed
 from loradock_server.cli.output import Output
 from loradock_server.cli.upload import open_adapter
-from loradock_server.engine.supervisor import Supervisor
 
 POLL_SECONDS = 0.25
-STARTS_TRIED = 2
-LOG_LINES = 15
 
 
 class Steps:
@@ -46,18 +43,14 @@ class Steps:
 class Greeting:
     """From the first healthy answer to the lines that a newcomer can paste."""
 
-    def __init__(
-        self, connection: Connection, steps: Steps, engine_log: Path, supervisor: Supervisor, *, engine_first: bool
-    ) -> None:
+    def __init__(self, connection: Connection, steps: Steps, *, engine_first: bool) -> None:
         """`engine_first`: nothing can be registered without an engine."""
         self._connection = connection
         self._steps = steps
-        self._engine_log = engine_log
-        self._supervisor = supervisor
         self._engine_first = engine_first
 
     async def run(self, adapters_from: Path | None) -> None:
-        """Raises CommandError when an adapter is refused or the engine cannot start."""
+        """Raises CommandError when an adapter is refused. Never ends when the engine does not start."""
         adapters = await asyncio.to_thread(example_adapters, adapters_from)
         headers = {"authorization": f"Bearer {self._connection.key}"}
         async with httpx.AsyncClient(base_url=self._connection.url, headers=headers, trust_env=False) as client:
@@ -71,13 +64,7 @@ class Greeting:
         self._steps.lines(*self._to_paste([model["id"] for model in models]))
 
     async def _until_ready(self, client: httpx.AsyncClient) -> None:
-        while (await client.get("/readyz")).status_code != httpx.codes.OK:
-            if self._supervisor.restarts >= STARTS_TRIED:
-                tail = await asyncio.to_thread(last_lines, self._engine_log, LOG_LINES)
-                raise NotDone(
-                    f"the engine stopped {self._supervisor.restarts} times while starting; the end of its log:\n{tail}",
-                    fix=f"see {shown(self._engine_log)}",
-                )
+        while (await client.get("/readyz")).status_code != httpx.codes.OK:  # noqa: ASYNC110  # HTTP has no event for it
             await asyncio.sleep(POLL_SECONDS)
 
     def _to_paste(self, models: list[str]) -> list[str]:
@@ -126,14 +113,6 @@ def register(connection: Connection, name: str, folder: Path) -> str:
             return f"adapter {name} is registered and not live: {error.message}"
     verb = "registered" if said["created"] else "is registered"
     return f"adapter {said['id']} {verb} (sha256 {str(said['digest'])[:12]})"
-
-
-def last_lines(path: Path, count: int) -> str:
-    """The end of a log file, or why it cannot be read."""
-    try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
-    except OSError as error:
-        return str(error)
 
 
 def command(name: str) -> str:

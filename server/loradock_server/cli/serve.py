@@ -6,6 +6,7 @@ Only here do gateway and engine meet. The words and progress lines are for peopl
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from loradock_server.cli.home import read_settings
 from loradock_server.cli.output import answering
 from loradock_server.settings import Settings
 from loradock_server.telemetry.logs import configure_logging
+
+log = logging.getLogger(__name__)
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (LORADOCK_HOME).")]
 Model = Annotated[str | None, typer.Option("--model", help="Base model: the bundled one, a local folder, or a hub id.")]
@@ -79,12 +82,12 @@ def engine(home: Home = None, model: Model = None) -> None:
         settings = _settings(home=home, model=model)
         token = _require_token(settings)
         _require_vllm()
+        from loradock_server.cli.engine_start import order_that_fits, supervised
         from loradock_server.cli.find_base import open_base
-        from loradock_server.engine.launch import launch_order
         from loradock_server.engine.supervisor import Supervisor
 
-        supervisor = Supervisor(launch_order(settings, open_base(settings), token))
-        run_async(supervisor.run)
+        supervisor = Supervisor(order_that_fits(settings, open_base(settings), token, log.warning))
+        run_async(lambda stop: supervised(supervisor, stop))
 
 
 def run_async(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:

@@ -18,11 +18,13 @@ from typing import Any
 
 from loradock_server.cli import starting
 from loradock_server.cli.connection import KEY_FILE, SERVER_FILE, Connection
+from loradock_server.cli.engine_start import order_that_fits, supervised
 from loradock_server.cli.errors import NotDone
 from loradock_server.cli.find_base import open_base
 from loradock_server.cli.gateways import run_gateways
 from loradock_server.cli.greeting import Greeting, Steps, shown
-from loradock_server.engine.launch import launch_order
+from loradock_server.cli.start_progress import follow_start
+from loradock_server.engine.start_log import LogFile
 from loradock_server.engine.supervisor import Supervisor
 from loradock_server.gateway.server import Started
 from loradock_server.settings import Settings
@@ -36,6 +38,7 @@ async def serve_together(settings: Settings, adapters_from: Path | None, stop: a
         base = await asyncio.to_thread(open_base, settings, say=steps.done)
         steps.done(f"base model {base.served_name} (sha256 {base.model.digest[:12]})")
         token = settings.engine_token.get_secret_value() if settings.engine_token else secrets.token_urlsafe(32)
+        order = order_that_fits(settings, base, token, steps.done)
         local_key = f"ld-local-{secrets.token_urlsafe(32)}"
         gateway_stop, engine_stop = asyncio.Event(), asyncio.Event()
         started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
@@ -64,15 +67,15 @@ async def serve_together(settings: Settings, adapters_from: Path | None, stop: a
             engine_log = settings.home / "logs" / "engine.log"
             if settings.engine.startswith("unix:"):
                 make_private_folder(Path(settings.engine.removeprefix("unix:")).parent)
-            supervisor = Supervisor(launch_order(settings, base, token), log_file=engine_log)
-            tasks.append(asyncio.create_task(supervisor.run(engine_stop), name="supervisor"))
+            output = LogFile(engine_log)
+            supervisor = Supervisor(order, log=output)
+            tasks.append(asyncio.create_task(supervised(supervisor, engine_stop, engine_log), name="supervisor"))
             steps.done(f"engine starting: vLLM, log in {shown(engine_log)}")
+            following = asyncio.create_task(follow_start(order, output, steps.done), name="progress")
 
             connection = Connection(here.url, local_key, "this server", settings.run_dir / KEY_FILE)
             with server_file(settings, connection):
-                greeting = Greeting(
-                    connection, steps, engine_log, supervisor, engine_first=settings.smoke_probe == "required"
-                )
+                greeting = Greeting(connection, steps, engine_first=settings.smoke_probe == "required")
                 greeted = asyncio.create_task(greeting.run(adapters_from), name="greeting")
                 stopped = asyncio.create_task(stop.wait(), name="stop")
                 try:
@@ -83,6 +86,7 @@ async def serve_together(settings: Settings, adapters_from: Path | None, stop: a
                 finally:
                     greeted.cancel()
                     stopped.cancel()
+                    following.cancel()
         finally:
             # The gateway drains while the engine can still answer; then the engine goes.
             for ending, task in zip((gateway_stop, engine_stop), tasks, strict=False):

@@ -11,20 +11,17 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import prometheus_client
 import uvicorn
 
-from loradock_adapters.base_model import BaseModel, weights_bytes
-from loradock_adapters.machine_memory import memory_limit_bytes
-from loradock_adapters.planning.serving_dtype import BYTES, LIBRARIES_BYTES, choose_dtype
-from loradock_adapters.processor import Processor
+from loradock_adapters.base_model import BaseModel
 
 from . import exits, orphans, vllm_compat
 from .admission import Admission
@@ -61,21 +58,6 @@ def main() -> None:
     uvloop.run(run(order))
 
 
-def with_dtype(order: LaunchOrder, base: BaseModel) -> LaunchOrder:
-    """The order with what LORADOCK_DTYPE=auto is on this processor; on a GPU vLLM chooses. Raises BaseModelError."""
-    if order.dtype != "auto" or not vllm_compat.on_cpu():
-        return order
-    choice = choose_dtype(
-        Processor.here(),
-        base.dtype,
-        weights_bytes(base.folder) // BYTES.get(base.dtype, 2),
-        memory_limit_bytes() or sys.maxsize,
-        besides_bytes=LIBRARIES_BYTES + order.kv_cache_bytes,
-    )
-    log.info("LORADOCK_DTYPE=auto is %s: %s", choice.dtype, choice.reason)
-    return replace(order, dtype=choice.dtype)
-
-
 async def run(order: LaunchOrder) -> None:
     """Serve until SIGTERM or until something breaks; the latter ends the process at once."""
     stop = asyncio.Event()
@@ -83,8 +65,7 @@ async def run(order: LaunchOrder) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch_supervisor(loop)
-    base = BaseModel.read(Path(order.model))
-    order = with_dtype(order, base)
+    refuse_taken(order.address)
     if warning := vllm_compat.version_warning():
         log.warning("%s", warning)
     signatures = Signatures()
@@ -105,6 +86,7 @@ async def run(order: LaunchOrder) -> None:
     stager.start()  # it is ready long before the engine is
     flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
     async with vllm_compat.running_engine(flags) as engine:
+        base = BaseModel.read(Path(order.model))
         loader = await vllm_compat.AdapterLoader.of(engine, stager, base.modules)
         log.info("LoRA is computed by %s", loader.kernel)
         await prove_sound(engine, base, loader)
@@ -139,6 +121,7 @@ async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_
         log.warning("no self-test: %s does not generate text", base.name)
         return
     began = time.monotonic()
+    log.info("self-test begins")
     try:
         found = await self_test(
             vllm_compat.Prober(engine),
@@ -247,6 +230,14 @@ def bind(order: LaunchOrder) -> dict[str, Any]:
         return {"uds": str(path)}
     host, _, port = order.address.removeprefix("http://").rpartition(":")
     return {"host": host.strip("[]"), "port": int(port)}
+
+
+def refuse_taken(address: str) -> None:
+    """Raises OSError when somebody listens there: better now than after a minute of loading."""
+    if not address.startswith("unix:"):
+        host, _, port = address.removeprefix("http://").rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
 
 
 def watch_supervisor(loop: asyncio.AbstractEventLoop) -> None:
