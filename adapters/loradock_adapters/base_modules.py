@@ -30,6 +30,8 @@ class BaseModules:
     of them that belong to the language model, not to a vision or audio tower beside it. `transposed`: those whose
     weight lies as (in, out), GPT-2's Conv1D. `experts`: parameters of fused experts, with shapes such as (experts, out,
     in); no linear layer, so PEFT reaches them by `target_parameters` only. `parameters`: numbers in all, tied once.
+    `config`: plain values of the language model's configuration, by transformers' usual names and with its defaults;
+    `dtype`: of the checkpoint. `generates`: it has an output head.
     """
 
     linear: Mapping[str, LinearShape]
@@ -37,6 +39,9 @@ class BaseModules:
     transposed: frozenset[str] = frozenset()
     experts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     parameters: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    generates: bool = True
 
     @property
     def adaptable(self) -> Mapping[str, LinearShape]:
@@ -51,6 +56,9 @@ class BaseModules:
             "transposed": sorted(self.transposed),
             "experts": {name: list(shape) for name, shape in self.experts.items()},
             "parameters": self.parameters,
+            "config": dict(self.config),
+            "dtype": self.dtype,
+            "generates": self.generates,
         }
 
     @classmethod
@@ -64,6 +72,9 @@ class BaseModules:
             transposed=frozenset(plain["transposed"]),
             experts=MappingProxyType({str(name): tuple(shape) for name, shape in plain["experts"].items()}),
             parameters=int(plain["parameters"]),
+            config=MappingProxyType(dict(plain["config"])),
+            dtype=str(plain["dtype"]),
+            generates=bool(plain["generates"]),
         )
 
 
@@ -110,7 +121,22 @@ def read_modules(folder: Path) -> BaseModules:
             {name: tuple(p.shape) for name, p in model.named_parameters() if _is_experts(name, p)}
         ),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        config=MappingProxyType(_plain(config.get_text_config())),
+        dtype=str(config.dtype or "float32").removeprefix("torch."),
+        generates=head is not None,
     )
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Numbers, words and lists of them; what a family calls otherwise, by the usual name too."""
+    values = config.to_dict() | {name: getattr(config, name, None) for name in config.attribute_map}
+    return {name: value for name, value in values.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(one, (str, int, float)) for one in value)
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _class_for(transformers: Any, config: Any) -> Any:

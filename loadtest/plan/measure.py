@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loradock_adapters.planning.processor import timed_processor
-from loradock_adapters.planning.shape import read_shape
+from loradock_adapters.planning.reading import read_shape
 from loradock_adapters.planning.training_dtype import TrainingDtype
 
 STEPS = 6
@@ -93,10 +93,10 @@ def resident_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _recipe(case: Case) -> Any:
+def _recipe(folder: Path, case: Case) -> Any:
     from loradock_adapters.training import recipe
 
-    modules = recipe.ALL_LINEAR if case.targets == ("all-linear",) else case.targets
+    modules = read_shape(folder).targets if case.targets == ("all-linear",) else case.targets
     return recipe.Recipe(
         name="measured",
         base="measured/measured",
@@ -121,7 +121,7 @@ def _train_adapter(folder: Path, case: Case, tokenizer: Any, tokens: Any, marks:
 
     with tempfile.TemporaryDirectory() as scratch, TrainingLog(Path(scratch) / "train.jsonl") as log:
         place = Place(Checkpoints(Path(scratch)), log, Path(scratch))
-        fit(_recipe(case), folder, tokenizer, Tokenized(tokens, None), place, marks, dtype=case.dtype)
+        fit(_recipe(folder, case), folder, tokenizer, Tokenized(tokens, None), place, marks, dtype=case.dtype)
 
 
 def _train_all(folder: Path, case: Case, tokenizer: Any, tokens: Any, marks: _Marks) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Collection
 
 from loradock_adapters.planning.shape import ModelShape
 
-_SHARE_A_NORM = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
-
 
 def kept_with_lora(
     shape: ModelShape, targets: Collection[str], rank: int, *, shared: bool, dropout: bool, width: int
@@ -22,23 +20,29 @@ def kept_with_lora(
     `shared`: a module hands its input to its adapter as it is, so that modules behind one norm keep it once. Else it is
     cast to fp32 and back by PEFT, and each keeps its own; dropout copies in any case.
     """
-    h, kv, f = shape.hidden, shape.kv_dim, shape.intermediate
-    attention = shape.heads * shape.head_dim
-    # Two norms in fp32; q, the attention's output and its contiguous copy; k and v; gate, its activation, and up.
-    size = 2 * 4 * h + 3 * width * attention + 2 * width * kv + 3 * width * f
+    h, kv = shape.hidden, shape.kv_dim
+    chosen = [kind for kind in shape.linears if kind.name in targets]
+    # Two norms in fp32; q, the attention's output and its contiguous copy; k and v.
+    size = shape.layers * (2 * 4 * h + 3 * width * shape.attention + 2 * width * kv)
+    # gate, its activation, and up, or what other MLPs have in their places.
+    size += width * shape.mlp_kept
     if not shared or dropout:
-        size += sum((width + (1 if dropout else 0)) * shape.linears[name].in_features for name in targets)
+        size += sum((width + (1 if dropout else 0)) * kind.in_features * kind.count for kind in chosen)
     else:
-        size += sum(width * h for group in _SHARE_A_NORM if set(group) & set(targets))
-        size += width * f if "down_proj" in targets else 0
-    return size + width * rank * len(targets)
+        behind_norms: dict[str, int] = {}
+        for kind in chosen:
+            if not kind.is_output:
+                behind_norms[kind.group] = max(behind_norms.get(kind.group, 0), kind.in_features * kind.count)
+            elif not kind.is_attention:  # what attention gives is kept already
+                size += width * kind.in_features * kind.count
+        size += width * sum(behind_norms.values())
+    return (size + width * rank * sum(kind.count for kind in chosen)) // shape.layers
 
 
 def kept_in_full(shape: ModelShape, *, width: int) -> int:
     """Weights in fp32 that learn: every module keeps its own input, every norm its fp32 result too."""
-    h, kv, f = shape.hidden, shape.kv_dim, shape.intermediate
-    attention = shape.heads * shape.head_dim
-    return 2 * 2 * 4 * h + 5 * width * h + 3 * width * attention + 2 * width * kv + 4 * width * f
+    h, kv, mlp = shape.hidden, shape.kv_dim, shape.mlp_kept // shape.layers + shape.mlp_inner
+    return 2 * 2 * 4 * h + 5 * width * h + 3 * width * shape.attention + 2 * width * kv + width * mlp
 
 
 def kept_by_checkpoint(shape: ModelShape, *, width: int) -> int:
@@ -48,4 +52,4 @@ def kept_by_checkpoint(shape: ModelShape, *, width: int) -> int:
 
 def in_flight(shape: ModelShape, *, width: int) -> int:
     """Gradients of the MLP's widest tensors while a layer is gone through backwards."""
-    return 2 * width * shape.intermediate
+    return 2 * width * shape.mlp_inner

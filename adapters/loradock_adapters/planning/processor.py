@@ -35,7 +35,7 @@ def timed_processor(shape: ModelShape, dtype: TrainingDtype) -> Device:
         import torch
     except ModuleNotFoundError:
         return CPU
-    inner, outer = min(shape.hidden, _LARGEST), min(shape.intermediate, _LARGEST)
+    inner, outer = min(shape.hidden, _LARGEST), min(shape.mlp_inner, _LARGEST)
     numbers = getattr(torch, dtype)
     # bf16 without instructions for it is a hundred times slower: fewer rows tell as well.
     count = _ROWS if dtype == "float32" or Processor.here().multiplies_bf16 else _ROWS // 16

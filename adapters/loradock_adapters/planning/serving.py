@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from loradock_adapters.planning.lora_size import LoraSize
 from loradock_adapters.planning.serving_dtype import BYTES, Dtype
-from loradock_adapters.planning.shape import ModelShape
+from loradock_adapters.planning.shape import CacheKind, ModelShape
 from loradock_adapters.planning.terms import Sum, Term
 
 _ADAPTER_BYTES = 2  # of a number: the engine keeps what is 16-bit in the file 16-bit in memory
@@ -40,25 +40,19 @@ class Service:
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype: Dtype = "bfloat16") -> int:
-    """Keys and values of one token in all layers."""
-    return 2 * BYTES[dtype] * shape.layers * shape.kv_dim
+    """Keys and values of one token in all layers, before a window has passed it."""
+    return BYTES[dtype] * sum(kind.layers * kind.numbers for kind in shape.caches)
 
 
 def serving_memory(shape: ModelShape, lora: LoraSize, service: Service) -> Sum:
     """What the engine's device holds; on a GPU the adapters in memory are in the host's, see `host_memory`."""
-    token, width = kv_bytes_per_token(shape, service.dtype), service.width
-    tokens = service.streams * service.context
+    width = service.width
     terms = [
         Term("base weights", width * shape.parameters, f"{shape.parameters:,} numbers × {width} bytes, once"),
-        Term(
-            "key/value cache",
-            tokens * token,
-            f"{service.streams} streams × {service.context} tokens × {token:,} bytes "
-            f"(k and v × {shape.layers} layers × {shape.kv_dim} × {width} bytes)",
-        ),
+        *(_cache(kind, service) for kind in shape.caches),
     ]
     if service.on_gpu:
-        each = service.max_rank * sum(m.in_features + m.out_features for m in shape.linears.values()) * shape.layers
+        each = sum(kind.adapter_numbers(service.max_rank) for kind in shape.linears)
         terms.append(
             Term(
                 "slots",
@@ -70,6 +64,18 @@ def serving_memory(shape: ModelShape, lora: LoraSize, service: Service) -> Sum:
     else:
         terms += [Term("slots", 0, f"{service.slots} slots: pointers on CPU"), *host_memory(lora, service).terms]
     return Sum(tuple(terms))
+
+
+def _cache(kind: CacheKind, service: Service) -> Term:
+    kept = service.context if kind.window is None else min(service.context, kind.window)
+    token = service.width * kind.layers * kind.numbers
+    what = "" if kind.window is None else f", a window of {kind.window}"
+    return Term(
+        "key/value cache",
+        service.streams * kept * token,
+        f"{service.streams} streams × {kept} tokens × {token:,} bytes "
+        f"({kind.layers} layers × {kind.numbers:,} of keys and values × {service.width} bytes{what})",
+    )
 
 
 def host_memory(lora: LoraSize, service: Service) -> Sum:

@@ -67,7 +67,7 @@ def weights(shape: ModelShape, run: Run) -> Term:
         case "lora":
             return Term("base weights", width * count, f"{count:,} numbers × {width} bytes ({_NAMES[run.dtype]})")
         case "qlora":
-            linear, other = shape.linear_parameters, shape.other_parameters
+            linear, other = shape.packed_parameters, shape.other_parameters
             scales = linear // _NF4_BLOCK
             scale_bytes = scales + 4 * scales // _NF4_BLOCK_OF_SCALES if run.double_quantization else 4 * scales
             double = "1 byte each, double-quantised" if run.double_quantization else "4 bytes each"

@@ -11,7 +11,8 @@ import torch
 
 from loradock_adapters.planning.choice import judge
 from loradock_adapters.planning.device import CPU, GPU, GPUS, Device
-from loradock_adapters.planning.lora_size import lora_size
+from loradock_adapters.planning.lora_size import LoraSize, lora_size
+from loradock_adapters.planning.shape import ModelShape
 from loradock_adapters.planning.training import Run
 from loradock_adapters.planning.training_dtype import DtypeChoice, TrainingDtype, choose_training_dtype
 from loradock_adapters.processor import Processor
@@ -52,9 +53,14 @@ def run_of(prepared: Prepared, device: Device, dtype: TrainingDtype) -> Run:
     )
 
 
+def lora_of(prepared: Prepared, shape: ModelShape) -> LoraSize:
+    """The adapter as the plan sees it; it knows modules by their last names."""
+    adapter = prepared.recipe.adapter
+    return lora_size(shape, adapter.rank, {name.rpartition(".")[2] for name in adapter.target_modules})
+
+
 def _needs(prepared: Prepared, device: Device, dtype: TrainingDtype) -> int | None:
-    shape, adapter = prepared.shape, prepared.recipe.adapter
+    shape = prepared.shape
     if shape is None:
         return None
-    lora = lora_size(shape, adapter.rank, adapter.target_modules)
-    return judge(shape, lora, run_of(prepared, device, dtype), device).needs_bytes
+    return judge(shape, lora_of(prepared, shape), run_of(prepared, device, dtype), device).needs_bytes

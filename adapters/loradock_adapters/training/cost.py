@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from loradock_adapters.planning.choice import Choice, judge
-from loradock_adapters.planning.lora_size import lora_size
 from loradock_adapters.planning.processor import timed_processor
 from loradock_adapters.planning.training_dtype import DtypeChoice
-from loradock_adapters.training.computing import device_here, run_of
+from loradock_adapters.training.computing import device_here, lora_of, run_of
 from loradock_adapters.training.preparation import Prepared
 
 
@@ -58,7 +57,6 @@ def cost_of(prepared: Prepared, compute: DtypeChoice) -> Cost | None:
     device, memory = device_here()
     if not device.is_gpu:
         device = timed_processor(shape, compute.dtype)
-    size = lora_size(shape, recipe.adapter.rank, recipe.adapter.target_modules)
     run = run_of(prepared, device, compute.dtype)
-    choice = judge(shape, size, run, device, recipe.training.gradient_accumulation)
+    choice = judge(shape, lora_of(prepared, shape), run, device, recipe.training.gradient_accumulation)
     return Cost(device.name, memory, choice, prepared.schedule.steps, compute)

@@ -39,6 +39,7 @@ def examine(prepared: Prepared) -> Examined:
         held_out=None if held_out is None else len(held_out.tokens.examples),
         leaked=_leaked(prepared),
         base_parameters=0 if shape is None else shape.parameters,
+        modules=frozenset(name.rpartition(".")[2] for name in prepared.base.modules),
     )
     advice = lint(prepared.recipe, figures)
     cost = cost_of(prepared, compute)

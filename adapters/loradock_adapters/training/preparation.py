@@ -12,14 +12,17 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from loradock_adapters.base_model import BaseModel
+from loradock_adapters.base_modules import BaseModules, read_modules
 from loradock_adapters.check import Limits, Report, check_planned
 from loradock_adapters.errors import BaseModelError
-from loradock_adapters.planning.shape import ModelShape, read_shape
+from loradock_adapters.planning.reading import built_shape
+from loradock_adapters.planning.shape import ModelShape
 from loradock_adapters.training.data import DataFile, TokenSet, read_examples, tokenize
 from loradock_adapters.training.errors import DataError, RecipeError
 from loradock_adapters.training.manifest import DataFacts
 from loradock_adapters.training.recipe import Recipe, RecipeFile, read_recipe
 from loradock_adapters.training.schedule import Schedule
+from loradock_adapters.training.targets import target_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,11 @@ def prepare(
     Raises RecipeError, DataError, BaseModelError, and AdapterRejected for an adapter that the server would refuse.
     """
     source = _with_trackers(read_recipe(recipe_path), report_to)
-    recipe = source.recipe
-    base = BaseModel.read(base_folder)
+    base, modules = BaseModel.read(base_folder), read_modules(base_folder)
+    adapter = source.recipe.adapter
+    names = target_names(adapter.target_modules, modules, base.name)
+    recipe = replace(source.recipe, adapter=replace(adapter, target_modules=names))
+    source = replace(source, recipe=recipe)
     # Signed it will be when it is there.
     limits = replace(limits or Limits(), require_signature=False)
     report = check_planned(_config(recipe), base, limits)
@@ -95,7 +101,7 @@ def prepare(
         for role, (path, file) in files.items()
     }
     return Prepared(
-        source, base, tokenizer, inputs["train"], inputs.get("held_out"), limits, report, _shape(base_folder)
+        source, base, tokenizer, inputs["train"], inputs.get("held_out"), limits, report, _shape(modules, base.name)
     )
 
 
@@ -126,9 +132,9 @@ def _config(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _shape(folder: Path) -> ModelShape | None:
+def _shape(modules: BaseModules, name: str) -> ModelShape | None:
     try:
-        return read_shape(folder)
+        return built_shape(modules, name=name)
     except BaseModelError:
         return None
 

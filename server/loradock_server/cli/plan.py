@@ -20,10 +20,11 @@ from loradock_adapters.planning.choice import Choice, choose, judge, least
 from loradock_adapters.planning.device import GIB, Device, find_device
 from loradock_adapters.planning.lora_size import LoraSize, explain, lora_size
 from loradock_adapters.planning.processor import timed_processor
+from loradock_adapters.planning.reading import read_shape
 from loradock_adapters.planning.serving import Service, host_memory, serving_memory
 from loradock_adapters.planning.serving_dtype import Choice as ServingChoice
 from loradock_adapters.planning.serving_dtype import choose_dtype
-from loradock_adapters.planning.shape import ModelShape, read_shape
+from loradock_adapters.planning.shape import ModelShape
 from loradock_adapters.planning.terms import Sum
 from loradock_adapters.planning.training import Method, Run
 from loradock_adapters.planning.training_dtype import DtypeChoice, choose_training_dtype

@@ -12,9 +12,9 @@ import pytest
 
 from loradock_adapters.planning.device import CPU
 from loradock_adapters.planning.duration import step_seconds
+from loradock_adapters.planning.families import parse_shape
 from loradock_adapters.planning.lora_size import lora_size
 from loradock_adapters.planning.processor import timed_processor
-from loradock_adapters.planning.shape import parse_shape
 from loradock_adapters.planning.training import Run
 from loradock_adapters.planning.training_dtype import TrainingDtype
 from tests.adapters.planning.test_shape import LLAMA_3_8B

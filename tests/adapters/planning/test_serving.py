@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from loradock_adapters.planning.families import parse_shape
 from loradock_adapters.planning.lora_size import lora_size
 from loradock_adapters.planning.serving import Service, host_memory, kv_bytes_per_token, serving_memory
-from loradock_adapters.planning.shape import parse_shape
 from tests.adapters.planning.test_shape import LLAMA_3_8B
 
 LLAMA = parse_shape(LLAMA_3_8B, name="llama")
