@@ -22,7 +22,7 @@ import uvicorn
 
 from loradock_adapters.base_model import BaseModel
 
-from . import exits, orphans, vllm_compat
+from . import exits, orphans, vllm_compat, vllm_versions
 from .admission import Admission
 from .guard import Guard
 from .internal import Internal
@@ -64,8 +64,8 @@ async def run(order: LaunchOrder) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch_supervisor(loop)
-    if warning := vllm_compat.version_warning():
-        log.warning("%s", warning)
+    known_good = vllm_versions.version_warning() is None
+    log.log(logging.INFO if known_good else logging.WARNING, "%s", vllm_versions.start_message())
     signatures = Signatures()
     stager = Stager(
         StagerOrder(
