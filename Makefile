@@ -13,7 +13,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs examples clean bench-gateway bench-serving
+.PHONY: vllm-contract help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs examples clean bench-gateway bench-serving
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-serving: $(STAMP) ## ways to serve 1, 4 and 16 adapters beside each other:
 
 bench-gateway: $(STAMP) ## what the gateway costs: wrk, one fake engine, directly and through gateways; needs wrk
 	$(BIN)/python -m loadtest.gateway $(ARGS)
+
+vllm-contract: $(STAMP) ## look for every name of vLLM that we use in each version's wheel (330 MB each), and write it down
+	$(BIN)/python -m tests.server.engine.vllm_contract
 
 requirements: $(STAMP) ## write requirements/*.txt anew, with hashes
 	scripts/requirements $(BIN)/uv

@@ -30,13 +30,12 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 STOCK = """
 import sys, uvloop
 from vllm.entrypoints.launchers.api_server.entry import run_server
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from loradock_server.engine.vllm_versions import moved
 if __name__ == "__main__":
-    cli_env_setup()
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args()
-    validate_parsed_serve_args(args)
+    moved("cli_env_setup")()
+    args = moved("make_arg_parser")(FlexibleArgumentParser()).parse_args()
+    moved("validate_parsed_serve_args")(args)
     uvloop.run(run_server(args))
 """
 

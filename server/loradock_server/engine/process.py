@@ -23,7 +23,7 @@ import uvicorn
 
 from loradock_adapters.base_model import BaseModel
 
-from . import exits, orphans, vllm_compat
+from . import exits, orphans, vllm_compat, vllm_versions
 from .admission import Admission
 from .guard import Guard
 from .internal import Internal
@@ -67,8 +67,8 @@ async def run(order: LaunchOrder) -> None:
         loop.add_signal_handler(number, stop.set)
     watch_supervisor(loop)
     refuse_taken(order.address)
-    if warning := vllm_compat.version_warning():
-        log.warning("%s", warning)
+    known_good = vllm_versions.version_warning() is None
+    log.log(logging.INFO if known_good else logging.WARNING, "%s", vllm_versions.start_message())
     signatures = Signatures()
     stager = Stager(
         StagerOrder(
