@@ -13,12 +13,18 @@ from pathlib import Path
 
 import aiohttp
 
+from loradock_adapters.processor import Processor
+
 from .servers import Running
 from .traffic import Outcome, Shape, Target
 
 PREFILL = Shape(tokens_in=512, tokens_out=8, streams=8)
 DECODE = Shape(tokens_in=64, tokens_out=64, streams=8)
 Say = Callable[[str], None]
+# By what the processor has: one adapter, eight adapters. AVX2 leaves more of a step to the base, so an adapter weighs
+# less beside it.
+PREFILL_GOALS = {"avx2": (0.96, 0.95)}
+DECODE_GOALS = {"avx2": (0.95, 0.90)}
 
 
 @dataclass(slots=True)
@@ -59,8 +65,10 @@ async def throughput_rows(server: Running, names: list[str], *, rounds: int, goa
     """Prefill and decode with one adapter and with eight, over the base on the same server."""
     mixes = {"base": [server.base], "one": names[:1], "eight": names[:8]}
     rows = []
+    level = Processor.here().level
+    prefill, decode = PREFILL_GOALS.get(level, (0.95, 0.95)), DECODE_GOALS.get(level, (0.92, 0.88))
     async with Target(server.url, server.key, server.vocabulary) as target:
-        for title, shape, goal in (("prefill 512/8", PREFILL, (0.95, 0.95)), ("decode 64/64", DECODE, (0.92, 0.88))):
+        for title, shape, goal in (("prefill 512/8", PREFILL, prefill), ("decode 64/64", DECODE, decode)):
             found = await shares(target, shape, mixes, rounds, requests=16)
             for mix, wanted in zip(("one", "eight"), goal, strict=True):
                 detail = {"base tokens/s": found["base tokens/s"], "tokens/s": found[f"{mix} tokens/s"]}
