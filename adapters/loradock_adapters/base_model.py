@@ -17,6 +17,7 @@ from typing import Any
 from loradock_adapters.digest import entries_digest, file_entry
 from loradock_adapters.errors import AdapterUnreadable, BaseModelError
 from loradock_adapters.files import read_capped
+from loradock_adapters.linear_shape import LinearShape as LinearShape
 from loradock_adapters.safetensors_header import TensorFile, TensorInfo
 from loradock_adapters.strict_json import parse_object
 
@@ -35,14 +36,6 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _NOT_LINEAR = frozenset(
     {"embed_tokens", "embed_in", "embed_out", "embed_positions", "wte", "wpe", "word_embeddings", "lm_head"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LinearShape:
-    """A linear module maps `in_features` numbers to `out_features`."""
-
-    in_features: int
-    out_features: int
 
 
 @dataclass(frozen=True, slots=True)

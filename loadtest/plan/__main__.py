@@ -17,7 +17,8 @@ from rich.table import Table
 from loadtest.plan.measure import Case
 from loadtest.plan.recorded import planned_bytes
 from loadtest.processor import processor
-from loradock_adapters.planning.shape import ModelShape, read_shape
+from loradock_adapters.planning.reading import read_shape
+from loradock_adapters.planning.shape import ModelShape
 
 ALL = ("all-linear",)
 CASES = (

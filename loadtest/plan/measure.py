@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loradock_adapters.planning.processor import timed_processor
-from loradock_adapters.planning.shape import read_shape
+from loradock_adapters.planning.reading import read_shape
+from loradock_adapters.planning.training_dtype import TrainingDtype
 
 STEPS = 6
 
@@ -33,6 +34,7 @@ class Case:
     checkpointing: bool = False
     double_quantization: bool = True
     dropout: float = 0.0
+    dtype: TrainingDtype = "bfloat16"
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -82,7 +84,7 @@ def measure(folder: Path, case: Case) -> dict[str, Any]:
             "reserved_bytes": torch.cuda.max_memory_reserved(),
         }
     found |= {"device": "cpu", "peak_bytes": resident_peak(), "imported_bytes": before}
-    speed = timed_processor(read_shape(folder))
+    speed = timed_processor(read_shape(folder), case.dtype)
     return found | {"tflops": speed.tflops, "unpacked_per_second": speed.unpacked_per_second}
 
 
@@ -91,10 +93,10 @@ def resident_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _recipe(case: Case) -> Any:
+def _recipe(folder: Path, case: Case) -> Any:
     from loradock_adapters.training import recipe
 
-    modules = recipe.ALL_LINEAR if case.targets == ("all-linear",) else case.targets
+    modules = read_shape(folder).targets if case.targets == ("all-linear",) else case.targets
     return recipe.Recipe(
         name="measured",
         base="measured/measured",
@@ -119,7 +121,7 @@ def _train_adapter(folder: Path, case: Case, tokenizer: Any, tokens: Any, marks:
 
     with tempfile.TemporaryDirectory() as scratch, TrainingLog(Path(scratch) / "train.jsonl") as log:
         place = Place(Checkpoints(Path(scratch)), log, Path(scratch))
-        fit(_recipe(case), folder, tokenizer, Tokenized(tokens, None), place, marks)
+        fit(_recipe(folder, case), folder, tokenizer, Tokenized(tokens, None), place, marks, dtype=case.dtype)
 
 
 def _train_all(folder: Path, case: Case, tokenizer: Any, tokens: Any, marks: _Marks) -> None:
@@ -138,7 +140,7 @@ def _train_all(folder: Path, case: Case, tokenizer: Any, tokens: Any, marks: _Ma
         arguments = SFTConfig(
             output_dir=scratch,
             use_cpu=not on_gpu,
-            bf16=True,
+            bf16=case.dtype == "bfloat16",
             max_steps=STEPS,
             per_device_train_batch_size=case.batch_size,
             gradient_checkpointing=case.checkpointing,

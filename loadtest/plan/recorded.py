@@ -20,6 +20,7 @@ def planned_bytes(shape: ModelShape, run: dict[str, Any], *, on_gpu: bool) -> in
         run["checkpointing"],
         run["double_quantization"],
         dropout=run["dropout"] > 0,
+        dtype=run.get("dtype", "bfloat16"),  # those recorded before there was another
     )
     peak = training_memory(shape, lora_size(shape, run["rank"], run["targets"]), wanted).size_bytes
     return peak if on_gpu else CPU.needs(peak)

@@ -140,6 +140,9 @@ class Settings(BaseSettings):
     engine_args: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="further vLLM flags, as vllm serve takes them"
     )
+    cpu_kernel: Literal["auto", "paired", "wide", "gemm"] = Field(
+        default="auto", description="how LoRA is computed on CPU: auto, paired, wide or gemm"
+    )
     compile: bool = Field(default=True, description="compile the model on CPU; faster, once over a minute to start")
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20, description="CPU key/value cache")
     engine_start_timeout: float = Field(default=600.0, gt=0, description="a start that takes longer begins anew")

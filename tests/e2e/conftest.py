@@ -13,8 +13,36 @@ from pathlib import Path
 import pytest
 
 from loradock_adapters.base_model import BaseModel
+from loradock_adapters.processor import Processor
 from tests.e2e.otlp import Receiver, run_receiver
 from tests.e2e.server import CLIENTS, EXAMPLES, ROOT, Server, run_server
+
+# The first test of a server waits for its start, which compiles, beside another start, perhaps on an old processor.
+STARTING_SECONDS = 1800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With --dist loadgroup, what shares a server runs in one process after another, and the rest beside it.
+
+    An engine computes with one thread less than there are cores, and starting one is mostly one process that imports:
+    two at a time cost little more than one.
+    """
+    for item in items:
+        if item.get_closest_marker("e2e") is not None:
+            item.add_marker(pytest.mark.xdist_group(_server_of(item)))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(STARTING_SECONDS))
+
+
+def _server_of(item: pytest.Item) -> str:
+    """The session's server that a test asks, or the test's own file."""
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009  # pytest's, and not in its types
+    if "served" in definitions:  # by request.getfixturevalue, which nobody sees from outside
+        return "exact"
+    for name in ("exact", "server"):
+        if name in definitions and definitions[name][-1].scope == "session":
+            return name
+    return item.path.stem
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +92,16 @@ def server(base: BaseModel, traces: Receiver) -> Iterator[Server]:
         OTEL_EXPORTER_OTLP_ENDPOINT=traces.endpoint,
         OTEL_BSP_SCHEDULE_DELAY="200",
     ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def in_bf16(request: pytest.FixtureRequest, base: BaseModel) -> Iterator[Server]:
+    """A server in bf16: the one that is there, or one of its own where the processor is faster in float32."""
+    if Processor.here().multiplies_bf16:
+        yield request.getfixturevalue("server")
+        return
+    with run_server(base.folder, LORADOCK_DTYPE="bfloat16") as running:
         yield running
 
 

@@ -20,16 +20,17 @@ import pytest
 
 pytest.importorskip("peft")
 
+from loadtest.correctness.asking import Reply, Tokens, ask, distance, gap, some_text
+from loadtest.correctness.loud import make_loud
+from loadtest.correctness.oracle import Oracle
 from loradock_adapters.base_model import BaseModel
 from loradock_server import wire
-from tests.e2e.asking import Reply, Tokens, ask, distance, gap, report, some_text
-from tests.e2e.loud import make_loud
-from tests.e2e.oracle import Oracle
+from tests.e2e.reporting import report
 from tests.e2e.server import Server
 
 LONG = bool(os.environ.get("LONG_TESTS"))
 # Without the start of the server, which compiles: on a busy machine that alone takes minutes.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900, func_only=True)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 1800, func_only=True)]
 
 CONTENTS = 60 if LONG else 20  # different adapters
 NAMES = 30 if LONG else 10

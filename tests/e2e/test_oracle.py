@@ -10,22 +10,22 @@ import asyncio
 import os
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 pytest.importorskip("peft")
 
+from loadtest.correctness.asking import Reply, Tokens, ask, distance, gap, some_text
+from loadtest.correctness.judging import judge
+from loadtest.correctness.oracle import MORE_RECIPES, RECIPES, Oracle
 from loradock_adapters.base_model import BaseModel
-from tests.e2e.asking import Reply, Tokens, ask, distance, gap, report, some_text
-from tests.e2e.oracle import MORE_RECIPES, RECIPES, Oracle
+from tests.e2e.reporting import report
 from tests.e2e.server import Server, run_server
 
 LONG = bool(os.environ.get("LONG_TESTS"))
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 1800)]
 
 TOLERANCE = 1e-4  # of a logprob, in float32
 # Some tokens are so ill-conditioned that transformers' own float32 is twice as far from its float64 as elsewhere; the
@@ -97,31 +97,6 @@ def answers(
     return replies
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One reply beside PEFT. `gaps`: of every logprob in it, the prompt's first; `torn`: by how much PEFT preferred
-    another token to one of the answer, at most.
-    """
-
-    name: str
-    gaps: npt.NDArray[np.float64]
-    torn: float
-
-
-def judge(oracle: Oracle, name: str | None, reply: Reply) -> Verdict:
-    sequence = (*reply.prompt, *reply.tokens)
-    truth = oracle.logprobs(name, sequence)
-    first = len(reply.prompt)
-    likely = np.array([truth[i, token] for i, token in enumerate(sequence[1:])])
-    best = truth[first - 1 : -1].max(axis=1)
-    given = (*(reply.prompt_logprobs or ()), *reply.logprobs)
-    return Verdict(
-        f"{name or 'the base'} after {first} tokens",
-        np.abs(likely[-len(given) :] - given),
-        float((best - likely[first - 1 :]).max()),
-    )
-
-
 def assert_as_peft(oracle: Oracle, questions: Sequence[Question], replies: Sequence[Reply]) -> None:
     """Every token is PEFT's own choice, unless it was torn between two by less than the tolerance, and so are the
     logprobs of all tokens of prompts and answers within the tolerance.
@@ -183,20 +158,20 @@ def test_a_prompt_out_of_the_prefix_cache_answers_as_peft_does_and_no_adapter_re
 
 
 def test_in_bf16_adapters_are_as_near_to_peft_as_the_base_is_to_transformers(
-    server: Server, base: BaseModel, oracle: Oracle, folders: dict[str, Path]
+    in_bf16: Server, base: BaseModel, oracle: Oracle, folders: dict[str, Path]
 ) -> None:
     """Two measures, both taken from the base here and now: how far bf16 is from float32, by nature, and how far an
     answer in a batch is from the same answer alone.
     """
-    register(server, folders)
+    register(in_bf16, folders)
     length = 40
     alone_prompts = [some_text(base.folder, length, seed=3000 + number) for number in range(len(ADAPTERS))]
     of_base: list[Question] = [(None, prompt) for prompt in alone_prompts]
     of_adapters: list[Question] = list(zip(ADAPTERS, alone_prompts, strict=True))
-    base_alone = answers(server, base, of_base, together=False)
-    base_together = answers(server, base, of_base, together=True)
-    alone = answers(server, base, of_adapters, together=False)
-    mixed = answers(server, base, [*of_adapters, *of_base], together=True)
+    base_alone = answers(in_bf16, base, of_base, together=False)
+    base_together = answers(in_bf16, base, of_base, together=True)
+    alone = answers(in_bf16, base, of_adapters, together=False)
+    mixed = answers(in_bf16, base, [*of_adapters, *of_base], together=True)
 
     noise = max(distance(*pair) for pair in zip(base_alone, base_together, strict=True))
     moved = max(distance(*pair) for pair in zip([*alone, *base_alone], mixed, strict=True))

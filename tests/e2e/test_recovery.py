@@ -18,9 +18,9 @@ import httpx
 import openai
 import pytest
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
 from loradock_server import wire
-from tests.e2e.loud import make_loud
 from tests.e2e.server import LORADOCK, ROOT, START_SECONDS, Server, run_server
 from tests.e2e.waiting import soon, until_ended
 
@@ -63,7 +63,7 @@ async def outcome(client: openai.AsyncOpenAI, *, stream: bool, began: asyncio.Ev
     return "answered", time.monotonic()
 
 
-@pytest.mark.timeout(600 * ROUNDS)
+@pytest.mark.timeout(1800 + 600 * ROUNDS)
 @pytest.mark.parametrize("role", ["api", "core", "worker"])
 def test_a_killed_engine_process_ends_requests_cleanly_and_is_replaced(mortal: Server, role: str) -> None:
     expected = answer(mortal)

@@ -12,8 +12,9 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`tflops`: bf16 matrix products without sparsity, as the data sheet has them, or as `processor` timed them; None
-    where nobody says. `unpacked_per_second`: NF4 numbers made bf16, of a processor only: a GPU does it on the way.
+    """`tflops`: bf16 matrix products without sparsity, as the data sheet has them, or as `processor` timed them in the
+    numbers of the run; None where nobody says. `unpacked_per_second`: NF4 numbers made such ones, of a processor only:
+    a GPU does it on the way.
 
     `taken_bytes`: what the driver's context or the process's libraries hold besides; `spill`: what the allocator holds
     on top of what is used, as a share.

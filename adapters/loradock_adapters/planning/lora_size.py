@@ -29,45 +29,51 @@ def lora_size(shape: ModelShape, rank: int, targets: Iterable[str]) -> LoraSize:
     """Raises BaseModelError for a module that the model does not have, or none at all."""
     wanted = set(targets)
     if wanted == {ALL_LINEAR}:
-        wanted = set(shape.linears)
-    if unknown := wanted - shape.linears.keys():
+        wanted = set(shape.targets)
+    if unknown := wanted - set(shape.targets):
+        fused = "; its experts are parameters, which no adapter can be on here" if shape.experts else ""
         raise BaseModelError(
-            f"{shape.name} has no linear module {sorted(unknown)[0][:60]!r}; choose from {', '.join(shape.linears)}, "
-            f"or {ALL_LINEAR}"
+            f"{shape.name} has no linear module {sorted(unknown)[0][:60]!r}; choose from {', '.join(shape.targets)}, "
+            f"or {ALL_LINEAR}{fused}"
         )
     if not wanted:
         raise BaseModelError(
-            f"no module to put the adapter on; choose from {', '.join(shape.linears)}, or {ALL_LINEAR}"
+            f"no module to put the adapter on; choose from {', '.join(shape.targets)}, or {ALL_LINEAR}"
         )
-    chosen = tuple(name for name in shape.linears if name in wanted)
-    each = sum(rank * (shape.linears[name].in_features + shape.linears[name].out_features) for name in chosen)
-    return LoraSize(rank, chosen, shape.layers * each)
+    chosen = tuple(name for name in shape.targets if name in wanted)
+    numbers = sum(kind.adapter_numbers(rank) for kind in shape.linears if kind.name in wanted)
+    return LoraSize(rank, chosen, numbers)
 
 
 def explain(shape: ModelShape, size: LoraSize) -> list[str]:
-    """The count, a line for each module, as one would do it on paper."""
+    """The count, a line for each kind of module, as one would do it on paper."""
+    chosen = [kind for kind in shape.linears if kind.name in size.targets]
+    even = all(kind.count == shape.layers for kind in chosen)
     lines = []
-    for name in size.targets:
-        linear = shape.linears[name]
-        numbers = size.rank * (linear.in_features + linear.out_features)
-        full = linear.in_features * linear.out_features
+    for kind in chosen:
+        numbers = size.rank * (kind.in_features + kind.out_features)
+        full = kind.in_features * kind.out_features
+        times = "" if even else f", × {kind.count}"
         lines.append(
-            f"{name}: {size.rank}·({linear.in_features} + {linear.out_features}) = {numbers:,} of {full:,} numbers "
-            f"({full / numbers:.0f}× fewer)"
+            f"{kind.name}: {size.rank}·({kind.in_features} + {kind.out_features}) = {numbers:,} of {full:,} numbers "
+            f"({full / numbers:.0f}× fewer){times}"
         )
     share = 100 * size.parameters / shape.parameters
-    lines.append(
-        f"× {shape.layers} layers = {size.parameters:,} numbers, {share:.2f} % of the model's {shape.parameters:,}"
-    )
-    square = 2 * shape.hidden * size.rank * len(size.targets) * shape.layers
+    together = f"× {shape.layers} layers" if even else "together"
+    lines.append(f"{together} = {size.parameters:,} numbers, {share:.2f} % of the model's {shape.parameters:,}")
+    square = 2 * shape.hidden * size.rank * sum(kind.count for kind in chosen)
     if square != size.parameters:
         lines.append(
             f"(2·{shape.hidden}·{size.rank} for each would give {square:,}: these modules are not all "
             f"{shape.hidden} × {shape.hidden}"
             + (
                 f"; k and v have {shape.kv_dim} outputs, grouped-query attention)"
-                if shape.kv_heads < shape.heads
+                if shape.kv_dim < shape.attention
                 else ")"
             )
+        )
+    if shape.experts:
+        lines.append(
+            f"(the experts' {shape.experts:,} numbers are parameters and no linear modules: no adapter is on them here)"
         )
     return lines

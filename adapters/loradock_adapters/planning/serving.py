@@ -1,5 +1,7 @@
 """The memory of a server: the base once, the key/value cache, adapters in slots and in memory.
 
+Weights and cache are in the numbers that are served in (`serving_dtype`), adapters in the 16 bits of their files.
+
 On a GPU vLLM sets a slot aside for every module at the highest rank, used or not; on CPU this project's slots are
 pointers to what is in memory. It knows no engine's own overhead: buffers, graphs, the process.
 """
@@ -9,17 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loradock_adapters.planning.lora_size import LoraSize
-from loradock_adapters.planning.shape import ModelShape
+from loradock_adapters.planning.serving_dtype import BYTES, Dtype
+from loradock_adapters.planning.shape import CacheKind, ModelShape
 from loradock_adapters.planning.terms import Sum, Term
 
-BF16 = 2
+_ADAPTER_BYTES = 2  # of a number: the engine keeps what is 16-bit in the file 16-bit in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """`streams` requests at once of `context` tokens each; `slots` adapters in a batch, `adapters` in memory.
 
-    `max_rank` is the highest that is allowed, by which a GPU's slots are made.
+    `max_rank` is the highest that is allowed, by which a GPU's slots are made. `dtype`: what weights and cache are in.
     """
 
     on_gpu: bool
@@ -28,33 +31,34 @@ class Service:
     slots: int = 8
     max_rank: int = 64
     adapters: int = 64
+    dtype: Dtype = "bfloat16"
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number."""
+        return BYTES[self.dtype]
 
 
-def kv_bytes_per_token(shape: ModelShape) -> int:
-    """Keys and values of one token in all layers, in bf16."""
-    return 2 * BF16 * shape.layers * shape.kv_dim
+def kv_bytes_per_token(shape: ModelShape, dtype: Dtype = "bfloat16") -> int:
+    """Keys and values of one token in all layers, before a window has passed it."""
+    return BYTES[dtype] * sum(kind.layers * kind.numbers for kind in shape.caches)
 
 
 def serving_memory(shape: ModelShape, lora: LoraSize, service: Service) -> Sum:
     """What the engine's device holds; on a GPU the adapters in memory are in the host's, see `host_memory`."""
-    token = kv_bytes_per_token(shape)
-    tokens = service.streams * service.context
+    width = service.width
     terms = [
-        Term("base weights", BF16 * shape.parameters, f"{shape.parameters:,} numbers × 2 bytes (bf16), once"),
-        Term(
-            "key/value cache",
-            tokens * token,
-            f"{service.streams} streams × {service.context} tokens × {token:,} bytes "
-            f"(k and v × {shape.layers} layers × {shape.kv_dim} × 2 bytes)",
-        ),
+        Term("base weights", width * shape.parameters, f"{shape.parameters:,} numbers × {width} bytes, once"),
+        *(_cache(kind, service) for kind in shape.caches),
     ]
     if service.on_gpu:
-        each = service.max_rank * sum(m.in_features + m.out_features for m in shape.linears.values()) * shape.layers
+        each = sum(kind.adapter_numbers(service.max_rank) for kind in shape.linears)
         terms.append(
             Term(
                 "slots",
-                service.slots * each * BF16,
-                f"{service.slots} slots × {each:,} numbers × 2 bytes (every linear module at rank {service.max_rank})",
+                service.slots * each * width,
+                f"{service.slots} slots × {each:,} numbers × {width} bytes "
+                f"(every linear module at rank {service.max_rank})",
             )
         )
     else:
@@ -62,7 +66,19 @@ def serving_memory(shape: ModelShape, lora: LoraSize, service: Service) -> Sum:
     return Sum(tuple(terms))
 
 
+def _cache(kind: CacheKind, service: Service) -> Term:
+    kept = service.context if kind.window is None else min(service.context, kind.window)
+    token = service.width * kind.layers * kind.numbers
+    what = "" if kind.window is None else f", a window of {kind.window}"
+    return Term(
+        "key/value cache",
+        service.streams * kept * token,
+        f"{service.streams} streams × {kept} tokens × {token:,} bytes "
+        f"({kind.layers} layers × {kind.numbers:,} of keys and values × {service.width} bytes{what})",
+    )
+
+
 def host_memory(lora: LoraSize, service: Service) -> Sum:
     """Adapters that wait in main memory, at their true rank."""
-    how = f"{service.adapters} adapters × {lora.parameters:,} numbers × 2 bytes (bf16)"
+    how = f"{service.adapters} adapters × {lora.parameters:,} numbers × {_ADAPTER_BYTES} bytes (bf16)"
     return Sum((Term("adapters in memory", service.adapters * lora.file_bytes, how),))

@@ -5,19 +5,13 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from loradock_adapters.errors import BaseModelError
 from loradock_adapters.planning.choice import Choice, judge
-from loradock_adapters.planning.device import GPU, GPUS, Device
-from loradock_adapters.planning.lora_size import lora_size
 from loradock_adapters.planning.processor import timed_processor
-from loradock_adapters.planning.shape import ModelShape, read_shape
-from loradock_adapters.planning.training import Run
+from loradock_adapters.planning.training_dtype import DtypeChoice
+from loradock_adapters.training.computing import device_here, lora_of, run_of
 from loradock_adapters.training.preparation import Prepared
 
 
@@ -31,6 +25,7 @@ class Cost:
     memory_bytes: int
     choice: Choice
     steps: int
+    compute: DtypeChoice
 
     @property
     def needs_bytes(self) -> int:
@@ -44,6 +39,7 @@ class Cost:
     def as_dict(self) -> dict[str, Any]:
         return {
             "device": self.device,
+            "compute": asdict(self.compute),
             "memory_bytes": self.memory_bytes,
             "needs_bytes": self.needs_bytes,
             "fits": self.needs_bytes <= self.memory_bytes,
@@ -53,37 +49,14 @@ class Cost:
         }
 
 
-def cost_of(prepared: Prepared, shape: ModelShape) -> Cost:
-    """On what this process would train on."""
-    recipe = prepared.recipe
-    training = recipe.training
-    device, memory = _device(shape)
-    run = Run(
-        "qlora" if recipe.quantization.type == "nf4" else "lora",
-        device.is_gpu,
-        batch_size=training.batch_size,
-        sequence_length=prepared.longest,
-        checkpointing=training.gradient_checkpointing,
-        double_quantization=recipe.quantization.double,
-        dropout=recipe.adapter.dropout > 0,
-    )
-    size = lora_size(shape, recipe.adapter.rank, recipe.adapter.target_modules)
-    choice = judge(shape, size, run, device, training.gradient_accumulation)
-    return Cost(device.name, memory, choice, prepared.schedule.steps)
-
-
-def shape_of(prepared: Prepared) -> ModelShape | None:
-    """The base's shapes, or None for a family whose shapes are not known here."""
-    try:
-        return read_shape(prepared.base.folder)
-    except BaseModelError:
+def cost_of(prepared: Prepared, compute: DtypeChoice) -> Cost | None:
+    """On what this process would train on; None for a base whose shapes are not known here."""
+    shape, recipe = prepared.shape, prepared.recipe
+    if shape is None:
         return None
-
-
-def _device(shape: ModelShape) -> tuple[Device, int]:
-    if not torch.cuda.is_available():
-        return timed_processor(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    facts = torch.cuda.get_device_properties(0)
-    words = str(facts.name).lower().replace(" ", "-")
-    known = next((device for name, device in GPUS.items() if name in words), GPU)
-    return known, int(facts.total_memory)
+    device, memory = device_here()
+    if not device.is_gpu:
+        device = timed_processor(shape, compute.dtype)
+    run = run_of(prepared, device, compute.dtype)
+    choice = judge(shape, lora_of(prepared, shape), run, device, recipe.training.gradient_accumulation)
+    return Cost(device.name, memory, choice, prepared.schedule.steps, compute)

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from loradock_adapters.files import read_capped
+from loradock_adapters.planning.training_dtype import TrainingDtype
 from loradock_adapters.strict_json import parse_object
 from loradock_adapters.training.recipe import Recipe
 
 RUN_FILE = "run.json"
 _LARGEST_BYTES = 4 << 20
 _WITHOUT_EFFECT = ("description", "training.report_to", "training.checkpoint_every")
+_DTYPE = "training.compute_dtype"
+_ONLY_DTYPE_ONCE = "bfloat16"  # of runs that were begun before a recipe could say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,17 @@ class RunIdentity:
     surroundings: dict[str, Any]
 
     @classmethod
-    def of(cls, recipe: Recipe, data: dict[str, str], base_digest: str, surroundings: dict[str, Any]) -> RunIdentity:
-        """`data`: sha256 by role. Comments, and what changes no number, do not count."""
+    def of(
+        cls, recipe: Recipe, data: dict[str, str], base_digest: str, dtype: TrainingDtype, surroundings: dict[str, Any]
+    ) -> RunIdentity:
+        """`data`: sha256 by role; `dtype`: what is computed in, which the recipe may leave to the machine. Comments,
+        and what changes no number, do not count.
+        """
         values = dict(_flat(json.loads(json.dumps(asdict(recipe), default=str)), ""))
         for name in _WITHOUT_EFFECT:
             values.pop(name, None)
         files = {f"data ({role})": digest for role, digest in data.items()}
-        return cls({**values, **files, "base model": base_digest}, surroundings)
+        return cls({**values, _DTYPE: dtype, **files, "base model": base_digest}, surroundings)
 
     @classmethod
     def read(cls, folder: Path) -> RunIdentity | None:
@@ -43,7 +50,9 @@ class RunIdentity:
         except (OSError, ValueError):
             return None
         facts, surroundings = document.get("facts"), document.get("surroundings")
-        return cls(facts, surroundings) if isinstance(facts, dict) and isinstance(surroundings, dict) else None
+        if not isinstance(facts, dict) or not isinstance(surroundings, dict):
+            return None
+        return cls({_DTYPE: _ONLY_DTYPE_ONCE, **facts}, surroundings)
 
     def write(self, folder: Path) -> None:
         """Write run.json, complete or not at all."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from loradock_adapters.training.data_check import BORDERLINE, ENOUGH
-from loradock_adapters.training.recipe import Aim, Recipe
+from loradock_adapters.training.recipe import ALL_LINEAR, Aim, Recipe
 
 _RATES = (1e-4, 3e-4)
 _SMALL_BASE = 1_000_000_000
@@ -29,7 +29,7 @@ _FEW_HELD_OUT = 50
 @dataclass(frozen=True, slots=True)
 class Figures:
     """Examples trained on, left out as too long, held out (None without such a file), of those also trained on; and
-    how many numbers the base has, 0 where that is not known.
+    how many numbers the base has, 0 where that is not known. `modules`: last names of the base's linear layers.
     """
 
     examples: int
@@ -37,6 +37,7 @@ class Figures:
     held_out: int | None
     leaked: int
     base_parameters: int
+    modules: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ def _adapter(recipe: Recipe, figures: Figures) -> Told:
             "it acts like another learning rate, and other recipes' rates do not carry over",
             f"{2 * adapter.rank} (twice the rank)",
         )
-    if missing := [name for name in ("q_proj", "v_proj") if name not in adapter.target_modules]:
+    chosen = {name.rpartition(".")[2] for name in adapter.target_modules}
+    missing = [name for name in ("q_proj", "v_proj") if name in figures.modules - chosen]
+    if missing and chosen != {ALL_LINEAR}:
         text = f"without {' and '.join(missing)} attention hardly changes, and most of what LoRA does is lost"
         yield "adapter.target_modules", text, "all-linear, or q_proj and v_proj at least"
     if adapter.dropout > _MOST_DROPOUT:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loradock_adapters.base_model import BaseModel
+from loradock_adapters.planning.training_dtype import DtypeChoice
 from loradock_adapters.training.data import DataFile, TokenSet
 from loradock_adapters.training.losses import Course, LossPoint
 from loradock_adapters.training.recipe import EarlyStopping, RecipeFile
@@ -91,13 +92,14 @@ class EarlyStop:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the run went, on what. `peak_bytes`: by what holds them (see `footprint`)."""
+    """How the run went, on what, computing in what. `peak_bytes`: by what holds them (see `footprint`)."""
 
     course: Course
     schedule: Schedule
     peak_bytes: dict[str, int]
     device: str
     threads: int
+    compute: DtypeChoice
     early_stopping: EarlyStop | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,6 +112,7 @@ class Outcome:
             "tokens": self.course.tokens,
             "tokens_per_second": round(self.course.tokens_per_second, 1),
             "peak_bytes": self.peak_bytes,
+            "compute": asdict(self.compute),
             "early_stopping": None if self.early_stopping is None else self.early_stopping.as_dict(),
         }
 

@@ -12,12 +12,17 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from loradock_adapters.base_model import BaseModel
+from loradock_adapters.base_modules import BaseModules, read_modules
 from loradock_adapters.check import Limits, Report, check_planned
+from loradock_adapters.errors import BaseModelError
+from loradock_adapters.planning.reading import built_shape
+from loradock_adapters.planning.shape import ModelShape
 from loradock_adapters.training.data import DataFile, TokenSet, read_examples, tokenize
 from loradock_adapters.training.errors import DataError, RecipeError
 from loradock_adapters.training.manifest import DataFacts
 from loradock_adapters.training.recipe import Recipe, RecipeFile, read_recipe
 from loradock_adapters.training.schedule import Schedule
+from loradock_adapters.training.targets import target_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,9 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that may begin. `report`: of the adapter that it will make, as far as that can be said."""
+    """A run that may begin. `report`: of the adapter that it will make, as far as that can be said. `shape`: the
+    base's, None where it cannot be planned.
+    """
 
     source: RecipeFile
     base: BaseModel
@@ -44,6 +51,7 @@ class Prepared:
     held_out: Input | None
     limits: Limits
     report: Report
+    shape: ModelShape | None
 
     @property
     def recipe(self) -> Recipe:
@@ -75,8 +83,11 @@ def prepare(
     Raises RecipeError, DataError, BaseModelError, and AdapterRejected for an adapter that the server would refuse.
     """
     source = _with_trackers(read_recipe(recipe_path), report_to)
-    recipe = source.recipe
-    base = BaseModel.read(base_folder)
+    base, modules = BaseModel.read(base_folder), read_modules(base_folder)
+    adapter = source.recipe.adapter
+    names = target_names(adapter.target_modules, modules, base.name)
+    recipe = replace(source.recipe, adapter=replace(adapter, target_modules=names))
+    source = replace(source, recipe=recipe)
     # Signed it will be when it is there.
     limits = replace(limits or Limits(), require_signature=False)
     report = check_planned(_config(recipe), base, limits)
@@ -89,7 +100,9 @@ def prepare(
         role: Input(path, file, tokenize(tokenizer, file.examples, max_length=recipe.data.max_length))
         for role, (path, file) in files.items()
     }
-    return Prepared(source, base, tokenizer, inputs["train"], inputs.get("held_out"), limits, report)
+    return Prepared(
+        source, base, tokenizer, inputs["train"], inputs.get("held_out"), limits, report, _shape(modules, base.name)
+    )
 
 
 def _with_trackers(source: RecipeFile, report_to: tuple[str, ...]) -> RecipeFile:
@@ -117,6 +130,13 @@ def _config(recipe: Recipe) -> dict[str, object]:
         "target_modules": list(recipe.adapter.target_modules),
         "bias": "none",
     }
+
+
+def _shape(modules: BaseModules, name: str) -> ModelShape | None:
+    try:
+        return built_shape(modules, name=name)
+    except BaseModelError:
+        return None
 
 
 def _paths(recipe: Recipe) -> dict[str, Path]:

@@ -19,8 +19,9 @@ from loradock_adapters.training.errors import RecipeError
 from loradock_adapters.training.schedule import Schedule
 from loradock_adapters.training.toml_records import build
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = "all-linear"
+"""Every linear layer of the base but its output head; which these are, the base says (`targets`)."""
+
 _LARGEST_RECIPE_BYTES = 1 << 20
 _EPOCHS = 3.0
 
@@ -53,7 +54,7 @@ class AdapterRecipe:
     rank: int = RANKS["style"]
     alpha: float = 2.0 * RANKS["style"]
     dropout: float = 0.05
-    target_modules: tuple[str, ...] = ALL_LINEAR
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
 
     def faults(self) -> list[str]:
         faults = _outside("adapter.rank", self.rank, 1, 512)
@@ -61,6 +62,8 @@ class AdapterRecipe:
         faults += _outside("adapter.dropout", self.dropout, 0.0, 0.9)
         if not self.target_modules:
             faults.append("adapter.target_modules is empty; name at least one linear layer, e.g. q_proj")
+        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+            faults.append(f"adapter.target_modules has {ALL_LINEAR} among names; give it alone, or names")
         faults += [
             f"adapter.target_modules has {name!r}, which cannot be served as an adapter; leave it out"
             for name in self.target_modules
@@ -100,7 +103,8 @@ class TrainingRecipe:
     """The run: `steps` of the optimiser or `epochs` over the data, AdamW with warm-up and a cosine to zero.
 
     Three epochs where neither is named; `warmup_steps` is a twentieth of the steps where it is not. `report_to` names
-    trackers that TRL reports to beside the log.
+    trackers that TRL reports to beside the log. `compute_dtype`: "auto" is the fastest on what trains, if it fits
+    (`planning.training_dtype`).
     """
 
     steps: int | None = None
@@ -118,6 +122,7 @@ class TrainingRecipe:
     seed: int = 1
     gradient_checkpointing: bool = False
     report_to: tuple[str, ...] = ()
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
 
     def schedule(self, examples: int) -> Schedule:
         """How long the run is with so many examples."""
@@ -245,8 +250,8 @@ def _filled(table: dict[str, Any]) -> dict[str, Any]:
     rank = adapter.get("rank")
     if type(rank) is int and "alpha" not in adapter:
         adapter["alpha"] = 2.0 * rank
-    if adapter.get("target_modules") == "all-linear":
-        adapter["target_modules"] = [*ALL_LINEAR]
+    if adapter.get("target_modules") == ALL_LINEAR:
+        adapter["target_modules"] = [ALL_LINEAR]
     return {**table, "adapter": adapter}
 
 

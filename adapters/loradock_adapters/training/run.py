@@ -18,6 +18,8 @@ import torch
 import transformers.utils.logging as transformers_logging
 
 from loradock_adapters.check import Limits, check_adapter
+from loradock_adapters.planning.training_dtype import DtypeChoice
+from loradock_adapters.training.computing import dtype_of
 from loradock_adapters.training.errors import TrainingError, TrainingFailed
 from loradock_adapters.training.export import write_adapter
 from loradock_adapters.training.identity import RunIdentity
@@ -98,16 +100,18 @@ def train_prepared(
 ) -> TrainResult:
     """`train`, for who has prepared the run."""
     how, progress = how or How(), progress or Silent()
-    recipe = prepared.recipe
+    recipe, compute = prepared.recipe, dtype_of(prepared)
     folder = require_free(recipe.name, out_dir)
     with Partial(out_dir, recipe.name) as partial, _quiet():
-        after, other = partial.begin(_identity(prepared), resume=how.resume, restart=how.restart)
+        after, other = partial.begin(_identity(prepared, compute), resume=how.resume, restart=how.restart)
         if after is not None:
             how.told(f"going on after step {after.step} of {prepared.schedule.steps}")
         elif how.resume:
             how.told("there is no checkpoint to go on from: training from the beginning")
         if other:
             how.told("other surroundings than before, so the result may differ in its last bits: " + "; ".join(other))
+        if after is None:
+            how.told(f"computing in {compute.dtype}: {compute.reason}")
         try:
             with TrainingLog(partial.log_path, 0 if after is None else after.step) as log:
                 page = LivePage(partial.folder / PAGE_FILE, recipe.name, log.course)
@@ -119,9 +123,10 @@ def train_prepared(
                     Place(partial.checkpoints, log, out_dir / "tensorboard" / recipe.name, after),
                     Several(page, progress),
                     stop,
+                    compute.dtype,
                 )
             progress.phase("writing the adapter")
-            finish(prepared, fitted, folder, partial)
+            finish(prepared, compute, fitted, folder, partial)
         except TrainingFailed:
             partial.checkpoints.remove_all()  # gone on with, it would fail again; log and curve say how it went
             raise
@@ -139,7 +144,7 @@ def train_prepared(
     )
 
 
-def finish(prepared: Prepared, fitted: Fitted, folder: Path, partial: Partial) -> None:
+def finish(prepared: Prepared, compute: DtypeChoice, fitted: Fitted, folder: Path, partial: Partial) -> None:
     """Write what a run gave into `folder`, which appears when it is complete and was found fit to be served.
 
     Raises AdapterRejected.
@@ -148,7 +153,9 @@ def finish(prepared: Prepared, fitted: Fitted, folder: Path, partial: Partial) -
     with tempfile.TemporaryDirectory(prefix="adapter-", dir=partial.folder) as scratch:
         made = Path(scratch) / name
         adapter = write_adapter(fitted.model, made, base_name=prepared.recipe.base)
-        Manifest(prepared.source, prepared.base, _facts(prepared), adapter, _outcome(prepared, fitted)).write(made)
+        Manifest(prepared.source, prepared.base, _facts(prepared), adapter, _outcome(prepared, compute, fitted)).write(
+            made
+        )
         check_adapter(made, prepared.base, prepared.limits).raise_if_faulty()
         shutil.copyfile(partial.log_path, made / LOG_FILE)
         plot_losses(course.losses, made / "loss.png", title=name)
@@ -166,7 +173,7 @@ def _facts(prepared: Prepared) -> dict[str, DataFacts]:
     return {role: given.facts for role, given in inputs.items() if given is not None}
 
 
-def _outcome(prepared: Prepared, fitted: Fitted) -> Outcome:
+def _outcome(prepared: Prepared, compute: DtypeChoice, fitted: Fitted) -> Outcome:
     rule = prepared.recipe.training.early_stopping
     return Outcome(
         course=fitted.course,
@@ -174,14 +181,15 @@ def _outcome(prepared: Prepared, fitted: Fitted) -> Outcome:
         peak_bytes=fitted.peak_bytes,
         device=device_name(),
         threads=torch.get_num_threads(),
+        compute=compute,
         early_stopping=None if rule is None else EarlyStop(rule, fitted.best, fitted.stopped_at),
     )
 
 
-def _identity(prepared: Prepared) -> RunIdentity:
+def _identity(prepared: Prepared, compute: DtypeChoice) -> RunIdentity:
     surroundings = {"device": device_name(), "threads": torch.get_num_threads(), **package_versions()}
     data = {role: facts.sha256 for role, facts in _facts(prepared).items()}
-    return RunIdentity.of(prepared.recipe, data, prepared.base.digest, surroundings)
+    return RunIdentity.of(prepared.recipe, data, prepared.base.digest, compute.dtype, surroundings)
 
 
 @contextmanager

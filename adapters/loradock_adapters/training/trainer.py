@@ -27,6 +27,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from loradock_adapters.planning.training_dtype import TrainingDtype
 from loradock_adapters.training.callbacks import BestKeeper, Keeper, Notes, Recorder, Stopper, put_back
 from loradock_adapters.training.checkpoints import BEST_FILE, Checkpoint, Checkpoints
 from loradock_adapters.training.data import TokenSet
@@ -39,6 +40,7 @@ from loradock_adapters.training.schedule import Schedule
 from loradock_adapters.training.stopping import StopRequest, Watch
 
 _WEIGHTS_FILE = "adapter_model.safetensors"
+_TORCH: dict[TrainingDtype, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,12 @@ def fit(
     place: Place,
     progress: TrainingProgress,
     stop: StopRequest | None = None,
+    dtype: TrainingDtype = "bfloat16",
 ) -> Fitted:
-    """Train one adapter. Raises TrainingFailed when the loss is not finite or nothing was learned, TrainingStopped
-    when somebody asked it to stop; a checkpoint is there then.
+    """Train one adapter, computing in `dtype`.
+
+    Raises TrainingFailed when the loss is not finite or nothing was learned, TrainingStopped when somebody asked it to
+    stop; a checkpoint is there then.
     """
     schedule = recipe.training.schedule(len(tokens.train.examples))
     start_counting()
@@ -94,8 +99,8 @@ def fit(
     progress.phase("loading the base model")
     model = AutoModelForCausalLM.from_pretrained(
         base_folder,
-        dtype=torch.bfloat16,
-        quantization_config=_quantization(recipe.quantization),
+        dtype=_TORCH[dtype],
+        quantization_config=_quantization(recipe.quantization, dtype),
         device_map={"": 0} if torch.cuda.is_available() else None,
     )
     keep_gradients_exact(model)
@@ -106,7 +111,7 @@ def fit(
     with _trackers(recipe, place.trackers):
         trainer = _Trainer(
             model=model,
-            args=_arguments(recipe, schedule, place, evaluates=tokens.held_out is not None),
+            args=_arguments(recipe, schedule, place, dtype=dtype, evaluates=tokens.held_out is not None),
             train_dataset=_dataset(tokens.train),
             eval_dataset=None if tokens.held_out is None else _dataset(tokens.held_out),
             processing_class=tokenizer,
@@ -206,14 +211,14 @@ def keep_gradients_exact(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _quantization(recipe: QuantizationRecipe) -> BitsAndBytesConfig | None:
+def _quantization(recipe: QuantizationRecipe, dtype: TrainingDtype) -> BitsAndBytesConfig | None:
     if recipe.type == "none":
         return None
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=recipe.double,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=_TORCH[dtype],
     )
 
 
@@ -228,12 +233,12 @@ def _lora(recipe: Recipe) -> LoraConfig:
     )
 
 
-def _arguments(recipe: Recipe, schedule: Schedule, place: Place, *, evaluates: bool) -> SFTConfig:
+def _arguments(recipe: Recipe, schedule: Schedule, place: Place, *, dtype: TrainingDtype, evaluates: bool) -> SFTConfig:
     training = recipe.training
     return SFTConfig(
         output_dir=str(place.checkpoints.writing),
         use_cpu=not torch.cuda.is_available(),
-        bf16=True,
+        bf16=dtype == "bfloat16",  # autocast; float32 is computed as it stands
         max_steps=schedule.steps,
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,

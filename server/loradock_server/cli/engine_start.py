@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from loradock_adapters.processor import Processor
 from loradock_server.base import ServedBase
 from loradock_server.cli.errors import CommandError
 from loradock_server.cli.greeting import shown
@@ -23,11 +24,17 @@ class EngineFailed(CommandError):
 
 
 def order_that_fits(settings: Settings, base: ServedBase, token: str, say: Callable[[str], None]) -> LaunchOrder:
-    """The launch order of `settings`; `say` gets a line for each default that is lowered. Raises EngineFailed."""
+    """The launch order of `settings`. `say` gets a line for what was chosen, and for each default that is lowered.
+
+    Raises EngineFailed.
+    """
     order = launch_order(settings, base, token)
     memory = MachineMemory.here()
     if memory is None or not memory_need.on_cpu():
         return order
+    order, chosen = memory_need.with_dtype(order, base.model, memory, Processor.here())
+    if chosen is not None:
+        say(chosen)
     try:
         order, said = memory_need.fitted(order, base.model, memory, settings.model_fields_set)
     except memory_need.NotEnoughMemory as error:

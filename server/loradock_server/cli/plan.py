@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,10 +20,15 @@ from loradock_adapters.planning.choice import Choice, choose, judge, least
 from loradock_adapters.planning.device import GIB, Device, find_device
 from loradock_adapters.planning.lora_size import LoraSize, explain, lora_size
 from loradock_adapters.planning.processor import timed_processor
+from loradock_adapters.planning.reading import read_shape
 from loradock_adapters.planning.serving import Service, host_memory, serving_memory
-from loradock_adapters.planning.shape import ModelShape, read_shape
+from loradock_adapters.planning.serving_dtype import Choice as ServingChoice
+from loradock_adapters.planning.serving_dtype import choose_dtype
+from loradock_adapters.planning.shape import ModelShape
 from loradock_adapters.planning.terms import Sum
 from loradock_adapters.planning.training import Method, Run
+from loradock_adapters.planning.training_dtype import DtypeChoice, choose_training_dtype
+from loradock_adapters.processor import Processor
 from loradock_server.cli.errors import Refused, Unreadable
 from loradock_server.cli.home import base_folder, read_settings
 from loradock_server.cli.options import AsJson
@@ -89,9 +94,7 @@ def plan(
         shape = _shape(model)
         lora = lora_size(shape, rank, [name.strip() for name in targets.split(",") if name.strip()])
         device = find_device(device_name)
-        if not device.is_gpu:
-            output.step("timing this processor")
-            device = timed_processor(shape)
+        memory_bytes = _memory(memory, device)
         wanted = Run(
             "lora",
             device.is_gpu,
@@ -102,9 +105,14 @@ def plan(
             dropout=dropout,
             optimizer=optimizer,
         )
-        service = Service(device.is_gpu, streams, context, slots, max(max_rank, rank), adapters)
+        dtypes = _dtypes(shape, lora, wanted, device, memory_bytes)
+        if not device.is_gpu:
+            output.step(f"timing this processor in {dtypes.training.dtype}")
+            device = timed_processor(shape, dtypes.training.dtype)
+        wanted = replace(wanted, dtype=dtypes.training.dtype)
+        service = Service(device.is_gpu, streams, context, slots, max(max_rank, rank), adapters, dtypes.serving.dtype)
         steps = max(1, round(examples * epochs / batch_size))
-        page = _Page(shape, lora, device, _memory(memory, device), wanted, service, steps)
+        page = _Page(shape, lora, device, memory_bytes, dtypes, wanted, service, steps)
         output.document(page.document())
         page.say(output)
         if page.best is None:
@@ -116,6 +124,27 @@ def plan(
             )
 
 
+@dataclass(frozen=True, slots=True)
+class _Dtypes:
+    """What is computed in, and why."""
+
+    training: DtypeChoice
+    serving: ServingChoice
+
+
+def _dtypes(shape: ModelShape, lora: LoraSize, wanted: Run, device: Device, memory_bytes: int) -> _Dtypes:
+    """By the rules that training and the engine go by."""
+    here = None if device.is_gpu else Processor.here()
+    lightest = least(shape, lora, replace(wanted, dtype="float32"), device).needs_bytes
+    training = choose_training_dtype("auto", here, lightest, memory_bytes)
+    set_dtype = read_settings().dtype
+    if set_dtype != "auto":
+        return _Dtypes(training, ServingChoice(set_dtype, "LORADOCK_DTYPE says so"))
+    if here is None:
+        return _Dtypes(training, ServingChoice("bfloat16", "a GPU serves"))
+    return _Dtypes(training, choose_dtype(here, shape.dtype, shape.parameters, memory_bytes))
+
+
 class _Page:
     """Everything that the command shows, worked out once."""
 
@@ -125,11 +154,12 @@ class _Page:
         lora: LoraSize,
         device: Device,
         memory_bytes: int,
+        dtypes: _Dtypes,
         wanted: Run,
         service: Service,
         steps: int,
     ) -> None:
-        self.memory_bytes = memory_bytes
+        self.memory_bytes, self._dtypes = memory_bytes, dtypes
         self._shape, self._lora, self._device, self._steps = shape, lora, device, steps
         self._ways = [judge(shape, lora, replace(wanted, method=method), device) for method in _METHODS]
         self.best = choose(shape, lora, wanted, device, memory_bytes)
@@ -148,9 +178,12 @@ class _Page:
                 "arithmetic": explain(shape, lora),
             },
             "device": {"name": self._device.name, "memory_bytes": self.memory_bytes},
+            "training_dtype": asdict(self._dtypes.training),
             "training": [self._choice(way) for way in self._ways],
             "recommended": None if self.best is None else self._choice(self.best),
-            "serving": self._serving.as_dict() | ({} if self._host is None else {"host": self._host.as_dict()}),
+            "serving": asdict(self._dtypes.serving)
+            | self._serving.as_dict()
+            | ({} if self._host is None else {"host": self._host.as_dict()}),
         }
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
@@ -162,6 +195,7 @@ class _Page:
             "sequence_length": run.sequence_length,
             "gradient_checkpointing": run.checkpointing,
             "optimizer": run.optimizer,
+            "dtype": run.dtype,
             "peak": choice.peak.as_dict(),
             "needs_bytes": choice.needs_bytes,
             "fits": choice.needs_bytes <= self.memory_bytes,
@@ -183,13 +217,16 @@ class _Page:
                 f" on {self._device.name} with {size(self.memory_bytes)}, batches of {self._ways[0].run.batch_size} × "
             )
             + Text(f"{self._ways[0].run.sequence_length} tokens"),
+            f"  computing in {self._dtypes.training.dtype}: {self._dtypes.training.reason}",
             table(_COLUMNS, [self._row(way) for way in self._ways]),
         )
         if self.best is not None:
             output.say("", Text("Recommended", "bold green") + Text(f": {_way(self.best)}{self._time(self.best)}"))
             output.say(_terms(self.best.peak), f"  {self._besides(self.best)}")
         output.say(
-            "", Text("Serving", "bold") + Text(f": {size(self._serving.size_bytes)}, the engine's own buffers aside")
+            "",
+            Text("Serving", "bold") + Text(f": {size(self._serving.size_bytes)}, the engine's own buffers aside"),
+            f"  in {self._dtypes.serving.dtype}: {self._dtypes.serving.reason}",
         )
         output.say(_terms(self._serving))
         if self._host is not None:

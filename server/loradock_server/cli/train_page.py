@@ -39,6 +39,7 @@ def check_document(examined: Examined) -> dict[str, Any]:
         "epochs": round(schedule.epochs, 3),
         "examples": len(prepared.train.tokens.examples),
         "longest_tokens": prepared.longest,
+        "compute": asdict(examined.compute),
         "warnings": [one.as_dict() for one in examined.advice],
         "cost": None if examined.cost is None else examined.cost.as_dict(),
     }
@@ -56,6 +57,7 @@ def say_check(output: Output, examined: Examined, recipe: Path) -> None:
                 f"{size(report.size_bytes)}",
                 "run": f"{schedule.steps} steps, {schedule.epochs:.2g} epochs of {len(prepared.train.tokens.examples)} "
                 f"examples, the longest of {prepared.longest} tokens",
+                "computes in": f"{examined.compute.dtype}: {examined.compute.reason}",
                 "memory": _memory(cost),
                 "time": _time(cost),
                 "warnings": len(examined.advice) or "none",

@@ -18,6 +18,7 @@ from loradock_server.settings import Settings
 
 from .admission import Rules
 
+KERNEL_VARIABLE = "LORADOCK_CPU_KERNEL"
 PLUGIN = "loradock"  # our entry point in vllm.general_plugins
 # The format that most open models were taught, of those whose parser takes any tokenizer. Another one: in engine_args.
 TOOL_PARSER = "hermes"
@@ -54,6 +55,7 @@ class LaunchOrder:
     engine_args: tuple[str, ...]
     compile: bool
     cache_root: str
+    cpu_kernel: str = "auto"
     start_timeout: float = 600.0
     hang_timeout: float = 30.0
     require_signature: bool = False
@@ -125,9 +127,12 @@ def trace_endpoint(env: Mapping[str, str]) -> str | None:
     return None
 
 
-def process_environment(cache_root: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+def process_environment(
+    cache_root: str, env: Mapping[str, str] = os.environ, *, cpu_kernel: str = "auto"
+) -> dict[str, str]:
     """The environment of an engine process: ours, made safe for serving. Compiled models are kept in `cache_root`."""
     result = dict(env)
+    result[KERNEL_VARIABLE] = cpu_kernel  # the worker, a process of vLLM's, knows no settings
     # vLLM's own way to load adapters at run time is unauthenticated and takes any path: never, whatever is set.
     result.pop("VLLM_ALLOW_RUNTIME_LORA_UPDATING", None)
     # Where this names the plugins to load, ours must be among them, or base rows are answered by adapters (map: H1).
@@ -179,6 +184,7 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         engine_args=settings.engine_args,
         compile=settings.compile,
         cache_root=str(settings.home.absolute() / "cache"),
+        cpu_kernel=settings.cpu_kernel,
         start_timeout=settings.engine_start_timeout,
         hang_timeout=settings.hang_timeout,
         require_signature=settings.require_signature,

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.base_weights import NUMBER_BYTES, weights_bytes
+from loradock_adapters.planning.serving_dtype import choose_dtype
+from loradock_adapters.processor import Processor
 
 from .launch import LaunchOrder
 from .machine_memory import MachineMemory
@@ -96,6 +98,22 @@ def _fix(need: Need, dtype: str, chosen: Set[str]) -> str:
     if dtype == "float32":
         ways.append("set LORADOCK_DTYPE=bfloat16")
     return ", ".join([*ways, "close other programs, take a smaller model"]) + ", or give it more memory"
+
+
+def with_dtype(
+    order: LaunchOrder, base: BaseModel, memory: MachineMemory, processor: Processor
+) -> tuple[LaunchOrder, str | None]:
+    """The order with what LORADOCK_DTYPE=auto is on this processor, and why; as it is where a dtype was chosen."""
+    if order.dtype != "auto":
+        return order, None
+    choice = choose_dtype(
+        processor,
+        base.dtype,
+        weights_bytes(base.folder, "float32") // NUMBER_BYTES["float32"],
+        memory.available_bytes,
+        besides_bytes=PROCESSES_BYTES + LEAST_KV_CACHE_BYTES + LEAST_ADAPTER_BYTES,
+    )
+    return replace(order, dtype=choice.dtype), f"LORADOCK_DTYPE=auto is {choice.dtype}: {choice.reason}"
 
 
 def on_cpu() -> bool:

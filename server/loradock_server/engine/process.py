@@ -23,7 +23,7 @@ import uvicorn
 
 from loradock_adapters.base_model import BaseModel
 
-from . import exits, orphans, vllm_compat
+from . import exits, orphans, vllm_compat, vllm_versions
 from .admission import Admission
 from .guard import Guard
 from .internal import Internal
@@ -67,8 +67,8 @@ async def run(order: LaunchOrder) -> None:
         loop.add_signal_handler(number, stop.set)
     watch_supervisor(loop)
     refuse_taken(order.address)
-    if warning := vllm_compat.version_warning():
-        log.warning("%s", warning)
+    known_good = vllm_versions.version_warning() is None
+    log.log(logging.INFO if known_good else logging.WARNING, "%s", vllm_versions.start_message())
     signatures = Signatures()
     stager = Stager(
         StagerOrder(
@@ -89,6 +89,7 @@ async def run(order: LaunchOrder) -> None:
     async with vllm_compat.running_engine(flags) as engine:
         base = BaseModel.read(Path(order.model))
         loader = await vllm_compat.AdapterLoader.of(engine, stager, base.modules)
+        log.info("LoRA is computed by %s", loader.kernel)
         await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)
         vllm_compat.explain_failed_grammars(engine.client)
@@ -189,6 +190,8 @@ def build_guard(
             "base": {"name": order.served_name, "digest": order.base_digest},
             "max_model_len": order.max_model_len,
             "max_loras": order.max_loras,
+            "dtype": engine.dtype,
+            "kernel": loader.kernel,
             "in_flight": guard.drain.in_flight,
             "waiting": admission.waiting,
         }

@@ -13,7 +13,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 from loradock_adapters.peft_folder import tensor_name
 from loradock_adapters.safetensors_header import TensorFile, TensorInfo
 
-from .kernels.slots import Packed, pack
+from .kernels.slots import DTYPES, Layout, Packed, pack
 
 ALIGNMENT = 64  # bytes; a cache line, and what vector loads like
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -50,11 +50,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the engine's layers want adapters. `paired`: see kernels.slots.Packed."""
+    """How the engine's layers want adapters. `dtype`: what it computes in."""
 
     layers: tuple[Layer, ...]
     dtype: torch.dtype
-    paired: bool
+    layout: Layout
 
     def to_plain(self) -> dict[str, Any]:
         """As dicts, lists and strings, for a wire."""
@@ -66,7 +66,7 @@ class Plan:
             Layer(layer["name"], layer["features"], tuple(Slice(**one) for one in layer["slices"]))
             for layer in plain["layers"]
         )
-        return cls(layers, getattr(torch, plain["dtype"]), plain["paired"])
+        return cls(layers, getattr(torch, plain["dtype"]), plain["layout"])
 
 
 class Staged:
@@ -90,8 +90,9 @@ class Staged:
 def stage(weights: Path, plan: Plan, scale_of: Callable[[str], float]) -> Staged:
     """Lay out the adapter in the safetensors file `weights`.
 
-    `scale_of(module)` is what PEFT multiplies the module's B·A with; it is folded into B before the one rounding to
-    the engine's dtype. Blocking: some ten ms for 20 MB. Raises ValueError when a tensor belongs to no layer or does not
+    `scale_of(module)` is what PEFT multiplies the module's B·A with. In the layout "lines" it stays beside the weights,
+    which keep their 16 bits; else it is folded into B before the one rounding to the engine's dtype. Blocking: some ten
+    ms for 20 MB. Raises ValueError when a tensor belongs to no layer or does not
     fit it, AdapterUnreadable for a file that is not sound.
     """
     file = TensorFile.open(weights)
@@ -101,21 +102,20 @@ def stage(weights: Path, plan: Plan, scale_of: Callable[[str], float]) -> Staged
     packed = {}
     with file.reading() as read:
         for layer in plan.layers:
-            pairs = [_pair(file, read, layer, one, plan.dtype, scale_of) for one in layer.slices]
-            if found := pack([a for a, _ in pairs], [b for _, b in pairs], paired=plan.paired):
+            pairs = [_pair(file, read, layer, one) for one in layer.slices]
+            scales = [
+                1.0 if a is None else scale_of(one.module) for one, (a, _) in zip(layer.slices, pairs, strict=True)
+            ]
+            if found := _packed(pairs, scales, plan):
                 packed[layer.name] = found
     return _sealed(packed)
 
 
-def _pair(
-    file: TensorFile,
-    read: Callable[[str], Any],
-    layer: Layer,
-    one: Slice,
-    dtype: torch.dtype,
-    scale_of: Callable[[str], float],
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """A slice's (rank, in) A and (width, rank) B, scaled; None and None where the adapter leaves it alone."""
+_Pair = tuple[torch.Tensor | None, torch.Tensor | None]
+
+
+def _pair(file: TensorFile, read: Callable[[str], Any], layer: Layer, one: Slice) -> _Pair:
+    """A slice's (rank, in) A and (width, rank) B as they are; None and None where the adapter leaves it alone."""
     a, b = (file.tensors.get(tensor_name(one.module, side)) for side in "AB")
     if a is None and b is None:
         return None, None
@@ -124,26 +124,48 @@ def _pair(
     if b is None or b.shape != (one.width, a.shape[0]):
         raise ValueError(f"{one.module}: lora_B {_found(b)}, ({one.width}, {a.shape[0]}) fits")
     both = []
-    for info, scale in ((a, 1.0), (b, scale_of(one.module))):
+    for info in (a, b):
         values = torch.from_numpy(read(info.name))
-        values = values.view(torch.bfloat16) if info.dtype == "BF16" else values
-        both.append((values if scale == 1 else values.float() * scale).to(dtype))
+        both.append(values.view(torch.bfloat16) if info.dtype == "BF16" else values)
     return both[0], both[1]
+
+
+def _packed(pairs: Sequence[_Pair], scales: Sequence[float], plan: Plan) -> Packed | None:
+    """A layer's pairs in the plan's layout."""
+    if plan.layout == "lines":
+        found = {x.dtype if x.dtype.itemsize == 2 else plan.dtype for pair in pairs for x in pair if x is not None}
+        # Of one dtype all: float32 holds what either of the others holds.
+        kept = found.pop() if len(found) == 1 else torch.float32
+        as_kept = [tuple(None if x is None else x.to(kept) for x in pair) for pair in pairs]
+        return pack([a for a, _ in as_kept], [b for _, b in as_kept], layout=plan.layout, scales=scales)
+    a = [None if a is None else a.to(plan.dtype) for a, _ in pairs]
+    b = [
+        None if b is None else (b if scale == 1 else b.float() * scale).to(plan.dtype)
+        for (_, b), scale in zip(pairs, scales, strict=True)
+    ]
+    return pack(a, b, layout=plan.layout)
 
 
 def _found(info: TensorInfo | None) -> str:
     return "is missing" if info is None else f"has shape {info.shape}"
 
 
+_Place = tuple[int, tuple[int, ...]]
+
+
 def _sealed(packed: Mapping[str, Packed]) -> Staged:
-    """One memory file: length of the index, index, tensors. The index has offset and shape of each, by layer."""
-    index: dict[str, list[tuple[int, tuple[int, ...]] | None]] = {}
+    """One memory file: length of the index, index, tensors.
+
+    The index has for each layer its dtype's number, its scales, and offset and shape of each tensor.
+    """
+    index: dict[str, tuple[int, tuple[float, ...], list[_Place | None]]] = {}
     end = 0
     for name, layer in packed.items():
-        index[name] = []
+        places: list[_Place | None] = []
         for tensor in (layer.a, *layer.b):
-            index[name].append(None if tensor is None else (end, tuple(tensor.shape)))
+            places.append(None if tensor is None else (end, tuple(tensor.shape)))
             end += 0 if tensor is None else _aligned(tensor.nbytes)
+        index[name] = DTYPES.index(layer.a.dtype), layer.scales, places
     head = json.dumps(index).encode()
     head += b" " * (_aligned(_PREFIX + len(head)) - _PREFIX - len(head))
     head = len(head).to_bytes(_PREFIX, "little") + head
@@ -152,7 +174,7 @@ def _sealed(packed: Mapping[str, Packed]) -> Staged:
         os.ftruncate(descriptor, len(head) + end)
         os.pwrite(descriptor, head, 0)
         for name, layer in packed.items():
-            for place, tensor in zip(index[name], (layer.a, *layer.b), strict=True):
+            for place, tensor in zip(index[name][2], (layer.a, *layer.b), strict=True):
                 if place is not None and tensor is not None:
                     _write(descriptor, tensor.view(torch.uint8).numpy().data.cast("B"), len(head) + place[0])
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -168,7 +190,7 @@ def _write(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def unstage(path: Path, dtype: torch.dtype) -> dict[str, Packed]:
+def unstage(path: Path) -> dict[str, Packed]:
     """The other half: map that memory into this process, and return each layer's tensors as views of it.
 
     The memory lives as long as a view of it, whatever becomes of the process that staged it. Raises OSError.
@@ -180,20 +202,19 @@ def unstage(path: Path, dtype: torch.dtype) -> dict[str, Packed]:
         memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
     with contextlib.suppress(OSError):  # kernels before 5.14: then the first use pays
         memory.madvise(_MADV_POPULATE_READ)
-    start = _PREFIX + length
-    numbers = torch.frombuffer(memory, dtype=dtype, offset=start, count=(len(memory) - start) // dtype.itemsize)
+    tensors = torch.frombuffer(memory, dtype=torch.uint8)[_PREFIX + length :]
 
-    def view(place: list[Any] | None) -> torch.Tensor | None:
+    def view(place: list[Any] | None, dtype: torch.dtype) -> torch.Tensor | None:
         if place is None:
             return None
-        offset, shape = place[0] // dtype.itemsize, place[1]
-        return numbers[offset : offset + math.prod(shape)].view(shape)
+        offset, shape = place
+        return tensors[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
     found = {}
-    for name, places in index.items():
-        a = view(places[0])
+    for name, (number, scales, places) in index.items():
+        a, *b = (view(place, DTYPES[number]) for place in places)
         assert a is not None
-        found[name] = Packed(a, tuple(view(place) for place in places[1:]))
+        found[name] = Packed(a, tuple(b), tuple(scales))
     return found
 
 

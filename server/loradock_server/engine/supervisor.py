@@ -115,7 +115,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env=process_environment(order.cache_root),
+                env=process_environment(order.cache_root, cpu_kernel=order.cpu_kernel),
                 start_new_session=True,  # a process group of its own, so that nothing of it can survive it
             )
         self.process, self._hang = process, None

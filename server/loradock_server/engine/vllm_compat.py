@@ -1,4 +1,4 @@
-"""Every private name of vLLM that we lean on, in one place. Written against vLLM 0.32.
+"""Every private name of vLLM that we lean on, in one place; where its versions differ, `vllm_versions` knows.
 
 Three groups: building vLLM's application without its command line; hooks that let us see what a request costs and
 which adapter it used; loading and unloading adapters. Where vLLM moves something, tests/server/engine/
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
-import vllm
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import Span
@@ -33,8 +32,6 @@ from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 from vllm.entrypoints.launchers.app import build_app
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
@@ -53,29 +50,29 @@ from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
 from loradock_adapters.names import AdapterRef
 from loradock_adapters.peft_folder import WEIGHTS_FILE
+from loradock_adapters.processor import Processor
 from loradock_server.telemetry import attributes
 
 if TYPE_CHECKING:
+    from .kernels.choice import Choice
     from .kernels.slots import LayerSlots, Packed
 
 from .context import Generation, RequestContext, current_request
 from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, Prepared, ResidencyError
 from .selftest import Answer, Row
 from .staging import Layer, Plan, Slice, unstage
+from .vllm_versions import moved
 
 log = logging.getLogger(__name__)
 
-KNOWN_GOOD = ("0.32.",)
+make_arg_parser = moved("make_arg_parser")
+validate_parsed_serve_args = moved("validate_parsed_serve_args")
+cli_env_setup = moved("cli_env_setup")
+
 # vLLM's warm-up uses the ids 1 … max_loras for its dummies; ours start far above and are never used twice.
 FIRST_ADAPTER_NUMBER = 100_000
-
-
-def version_warning() -> str | None:
-    """A sentence for the operator when this vLLM is not one we have proved ourselves on, else None."""
-    if vllm.__version__.startswith(KNOWN_GOOD):
-        return None
-    known = ", ".join(f"{prefix}*" for prefix in KNOWN_GOOD)
-    return f"vLLM {vllm.__version__} is not a version this engine is tested with (known good: {known})"
+VLLMS_OWN = "vLLM's own"
+"""The kernel that computes LoRA where ours is not."""
 
 
 def on_cpu() -> bool:
@@ -328,23 +325,27 @@ class AdapterLoader:
     the worker's, for that. Without it vLLM reads the adapter's files itself, and all decoding waits for it.
     """
 
-    def __init__(self, engine: Engine, stager: Stages, plan: Plan | None = None) -> None:
+    def __init__(self, engine: Engine, stager: Stages, plan: Plan | None = None, *, kernel: str = VLLMS_OWN) -> None:
         self._client = engine.client
         self._models = engine.app.state.openai_serving_models
         self._numbers: Iterator[int] = itertools.count(FIRST_ADAPTER_NUMBER)
         self._stager = stager
         self._plan = plan
+        self.kernel = kernel
+        """Which way LoRA deltas are computed, and why."""
         self._plain = {} if plan is None else plan.to_plain()  # once: some hundred layers
 
     @classmethod
     async def of(cls, engine: Engine, stager: Stages, modules: Container[str]) -> AdapterLoader:
         """A loader that stages, where the engine's worker can take that. `modules`: the base's, as checkpoints say."""
-        plain = (await engine.client.collective_rpc("loradock_plan"))[0] if on_cpu() else None
+        ask = engine.client.collective_rpc
+        plain = (await ask("loradock_plan"))[0] if on_cpu() else None
+        kernel = (await ask("loradock_kernel"))[0] if on_cpu() else VLLMS_OWN
         plan = None if plain is None else Plan.from_plain(plain)
         if plan is None or any(one.module not in modules for layer in plan.layers for one in layer.slices):
             log.info("adapters are read by vLLM itself, between two steps")
-            return cls(engine, stager)
-        return cls(engine, stager, plan)
+            return cls(engine, stager, kernel=kernel)
+        return cls(engine, stager, plan, kernel=kernel)
 
     async def prepare(self, adapter_id: str, folder: Path) -> Unstaged | StagedFolder:
         """All that can be done before the engine is asked. Raises a ResidencyError."""
@@ -530,9 +531,7 @@ def use_segmented_kernels() -> None:
     def create_and_adopt(self: Any) -> None:
         create_modules(self)
         self.loradock_layers = {name: layer for name, module in self.modules.items() if (layer := _adopt(module))}
-        dtype = self.lora_config.lora_dtype
-        self.loradock_paired = all([wrapper.prepare(dtype) for wrapper in self.punica_wrapper_mapping.values()])
-        _connect_operator(native=self.loradock_paired)
+        self.loradock_choice = _connect_operator(self.lora_config.lora_dtype)
 
     def add_packed(self: Any, lora: Any) -> None:
         if hasattr(lora, "loradock_packed"):
@@ -620,20 +619,17 @@ def _adopt(module: Any) -> LayerSlots | None:
     return layer
 
 
-def _connect_operator(*, native: bool) -> None:
-    """Put a kernel behind the operator, once all layers are adopted."""
+def _connect_operator(dtype: torch.dtype) -> Choice:
+    """Put a kernel behind the operator, once all layers are adopted. Raises KernelUnfit."""
     from .kernels import operator
+    from .kernels.choice import choose, wanted_way
+    from .kernels.compiled import connect
     from .kernels.punica import SegmentedPunica
 
-    if not native:
-        operator.use_python()
-        return
-    from .kernels.native import make_kernel, register
-
-    layers = [
-        (SegmentedPunica.layers[id(layer.lora_a_stacked)], layer.punica_wrapper.step) for layer in operator.layers
-    ]
-    register(operator.NAME, make_kernel(layers))
+    layers = [(SegmentedPunica.layers[id(layer.lora_a_stacked)], layer.punica_wrapper) for layer in operator.layers]
+    choice = choose([layer for layer, _ in layers], dtype, Processor.here(), wanted_way())
+    connect(choice.way, dtype, layers)
+    return choice
 
 
 class WorkerExtension:
@@ -651,13 +647,17 @@ class WorkerExtension:
                 return None
             slices = tuple(Slice(part, int(width)) for part, width in zip(parts, layer.widths, strict=True))
             found.append(Layer(name, layer.in_features, slices))
-        return Plan(tuple(found), manager.lora_config.lora_dtype, manager.loradock_paired).to_plain()
+        return Plan(tuple(found), manager.lora_config.lora_dtype, manager.loradock_choice.layout).to_plain()
+
+    def loradock_kernel(self) -> str:
+        """Which way LoRA deltas are computed, and why."""
+        return str(self._loradock_manager().loradock_choice.reason)
 
     def loradock_take_in(self, number: int, path: str) -> None:
         """Register a staged adapter. It enters a slot in the first step that needs it."""
         manager = self._loradock_manager()
         lora = LoRAModel(number, rank=0, loras={})
-        lora.loradock_packed = unstage(Path(path), manager.lora_config.lora_dtype)
+        lora.loradock_packed = unstage(Path(path))
         manager.add_adapter(lora)
 
     def _loradock_manager(self) -> Any:
@@ -679,7 +679,7 @@ def _pack_adapter(manager: Any, lora: Any) -> dict[str, Packed]:
                 raise ValueError(f"{name}: one half of an A/B pair is missing")
             if x is not None and (x.shape[1], y.shape[0], x.shape[0]) != (layer.in_features, width, y.shape[1]):
                 raise ValueError(f"{name}: A {tuple(x.shape)} and B {tuple(y.shape)} do not fit this layer")
-        packed = pack(a, b, paired=manager.loradock_paired)
+        packed = pack(a, b, layout=manager.loradock_choice.layout)
         if packed is not None:
             result[name] = packed
     return result

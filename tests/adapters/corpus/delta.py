@@ -26,14 +26,14 @@ def plan_of(base: BaseModel) -> Plan:
         )
         for name, modules in slices.items()
     )
-    return Plan(tuple(layers), torch.float32, paired=False)
+    return Plan(tuple(layers), torch.float32, "plain")
 
 
 def served_delta(file: Path, base: BaseModel, scale_of: Callable[[str], float]) -> dict[str, torch.Tensor]:
     """B·A with the scale folded in, (out, in), for every module that the adapter touches."""
     plan = plan_of(base)
     staged = stage(file, plan, scale_of)
-    packed = unstage(staged.path, plan.dtype)
+    packed = unstage(staged.path)
     staged.close()
     found = {}
     for layer in plan.layers:

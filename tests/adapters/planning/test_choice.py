@@ -7,8 +7,8 @@ import pytest
 from loradock_adapters.errors import BaseModelError
 from loradock_adapters.planning.choice import choose, least
 from loradock_adapters.planning.device import CPU, GIB, GPU, GPUS, find_device
+from loradock_adapters.planning.families import parse_shape
 from loradock_adapters.planning.lora_size import lora_size
-from loradock_adapters.planning.shape import parse_shape
 from loradock_adapters.planning.training import Run
 from tests.adapters.planning.test_shape import LLAMA_3_8B
 

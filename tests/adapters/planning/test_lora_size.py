@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from loradock_adapters.errors import BaseModelError
+from loradock_adapters.planning.families import parse_shape
 from loradock_adapters.planning.lora_size import explain, lora_size
-from loradock_adapters.planning.shape import parse_shape
 from tests.adapters.planning.test_shape import LLAMA_3_8B
 
 LLAMA = parse_shape(LLAMA_3_8B, name="llama")
@@ -27,7 +27,7 @@ def test_grouped_query_attention_makes_v_smaller_than_the_rule_of_thumb_says() -
 
 
 def test_all_linear_is_every_module_and_a_rule_of_thumb_that_holds_is_not_corrected() -> None:
-    assert lora_size(LLAMA, 4, ["all-linear"]).targets == tuple(LLAMA.linears)
+    assert lora_size(LLAMA, 4, ["all-linear"]).targets == LLAMA.targets
     assert "would give" not in explain(LLAMA, lora_size(LLAMA, 4, ["q_proj"]))[-1]
 
 

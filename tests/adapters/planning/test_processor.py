@@ -12,10 +12,11 @@ import pytest
 
 from loradock_adapters.planning.device import CPU
 from loradock_adapters.planning.duration import step_seconds
+from loradock_adapters.planning.families import parse_shape
 from loradock_adapters.planning.lora_size import lora_size
 from loradock_adapters.planning.processor import timed_processor
-from loradock_adapters.planning.shape import parse_shape
 from loradock_adapters.planning.training import Run
+from loradock_adapters.planning.training_dtype import TrainingDtype
 from tests.adapters.planning.test_shape import LLAMA_3_8B
 
 MEASURED = Path(__file__).parents[3] / "loadtest/plan"
@@ -23,8 +24,9 @@ LLAMA = parse_shape(LLAMA_3_8B, name="llama")
 LORA = lora_size(LLAMA, 8, ["q_proj"])
 
 
-def test_a_processor_is_timed_where_training_could_run() -> None:
-    device = timed_processor(LLAMA)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_processor_is_timed_where_training_could_run(dtype: TrainingDtype) -> None:
+    device = timed_processor(LLAMA, dtype)
     assert not device.is_gpu
     assert device.tflops is not None
     assert device.unpacked_per_second is not None
@@ -41,7 +43,7 @@ def test_without_what_training_needs_no_time_is_told(monkeypatch: pytest.MonkeyP
         return usual(name, *args, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert timed_processor(LLAMA) == CPU
+    assert timed_processor(LLAMA, "float32") == CPU
     assert step_seconds(LLAMA, LORA, Run("lora", on_gpu=False), CPU) is None
 
 

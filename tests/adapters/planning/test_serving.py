@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from loradock_adapters.planning.families import parse_shape
 from loradock_adapters.planning.lora_size import lora_size
 from loradock_adapters.planning.serving import Service, host_memory, kv_bytes_per_token, serving_memory
-from loradock_adapters.planning.shape import parse_shape
 from tests.adapters.planning.test_shape import LLAMA_3_8B
 
 LLAMA = parse_shape(LLAMA_3_8B, name="llama")
@@ -13,6 +13,14 @@ LORA = lora_size(LLAMA, 16, ["q_proj", "v_proj"])
 
 def test_a_token_of_llama_3_8b_takes_128_kib_of_cache() -> None:
     assert kv_bytes_per_token(LLAMA) == 128 * 1024
+
+
+def test_in_float32_weights_and_cache_take_twice_as_much_and_16_bit_adapters_do_not() -> None:
+    half, single = (
+        serving_memory(LLAMA, LORA, Service(on_gpu=False, dtype=dtype)) for dtype in ("bfloat16", "float32")
+    )
+    for what, times in (("base weights", 2), ("key/value cache", 2), ("adapters in memory", 1)):
+        assert single.of(what) == times * half.of(what) > 0
 
 
 def test_a_gpu_sets_slots_aside_at_the_highest_rank_and_cpu_slots_are_pointers() -> None:

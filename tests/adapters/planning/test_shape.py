@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from loradock_adapters.errors import BaseModelError
-from loradock_adapters.planning.shape import parse_shape, read_shape
+from loradock_adapters.planning.families import parse_shape
+from loradock_adapters.planning.reading import read_shape
 
 LLAMA_3_8B: dict[str, Any] = {
     "model_type": "llama",

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from loadtest.plan.recorded import planned_bytes
+from loradock_adapters.planning.families import parse_shape
 from loradock_adapters.planning.lora_size import lora_size
-from loradock_adapters.planning.shape import parse_shape, read_shape
+from loradock_adapters.planning.reading import read_shape
 from loradock_adapters.planning.training import Run, training_memory
 from tests.adapters.planning.test_shape import LLAMA_3_8B
 

@@ -17,7 +17,14 @@ aim = "domain"
 train = "train.jsonl"
 held_out = "held_out.jsonl"
 """
-FIGURES = Figures(examples=1000, too_long=0, held_out=100, leaked=0, base_parameters=8_000_000_000)
+FIGURES = Figures(
+    examples=1000,
+    too_long=0,
+    held_out=100,
+    leaked=0,
+    base_parameters=8_000_000_000,
+    modules=frozenset({"q_proj", "k_proj", "v_proj", "o_proj"}),
+)
 
 
 def advice(lines: str = "", figures: Figures = FIGURES) -> dict[str, str]:
@@ -90,3 +97,8 @@ def test_of_a_small_base_it_says_that_the_usual_rate_is_of_large_ones() -> None:
 
     assert "this one has 135 million, and small ones take more" in small
     assert "million" not in large
+
+
+def test_attention_by_other_names_is_no_attention_left_out() -> None:
+    fused = replace(FIGURES, modules=frozenset({"query_key_value", "dense"}))
+    assert "adapter.target_modules" not in advice('[adapter]\ntarget_modules = ["query_key_value"]\n', fused)

@@ -21,7 +21,7 @@ train = "train.jsonl"
 def test_the_smallest_recipe_trains_all_linear_layers_in_nf4() -> None:
     recipe = parse_recipe(SMALLEST)
 
-    assert recipe.adapter.target_modules == ALL_LINEAR
+    assert recipe.adapter.target_modules == (ALL_LINEAR,)
     assert recipe.quantization.type == "nf4"
     assert recipe.data.held_out is None
 
@@ -144,7 +144,7 @@ def test_an_aim_that_nobody_knows_is_refused() -> None:
 def test_all_linear_is_a_word_for_all_of_them() -> None:
     recipe = parse_recipe(SMALLEST + '[adapter]\ntarget_modules = "all-linear"\n')
 
-    assert recipe.adapter.target_modules == ALL_LINEAR
+    assert recipe.adapter.target_modules == (ALL_LINEAR,)
 
 
 @pytest.mark.parametrize(

@@ -231,9 +231,51 @@ def test_another_recipe_data_or_base_is_told_and_not_gone_on_with(
 
 def test_comments_and_what_changes_no_number_do_not_make_a_recipe_another_one() -> None:
     same_run = "# as it was" + RECIPE.replace("checkpoint_every = 3", 'checkpoint_every = 1\nreport_to = ["mlflow"]')
-    one, other = (RunIdentity.of(parse_recipe(text), {}, "", {}) for text in (RECIPE, same_run))
+    one, other = (RunIdentity.of(parse_recipe(text), {}, "", "float32", {}) for text in (RECIPE, same_run))
 
     assert other.differences(one) == []
+
+
+def test_a_run_goes_on_in_the_numbers_that_it_was_begun_in_or_says_how_to(stopped: Path, tiny_base: Path) -> None:
+    run_file = partial_of(stopped) / "run.json"
+    document = json.loads(run_file.read_text())
+    here = document["facts"]["training.compute_dtype"]
+    other = "float32" if here == "bfloat16" else "bfloat16"
+    document["facts"]["training.compute_dtype"] = other  # as another machine would have chosen
+    run_file.write_text(json.dumps(document))
+
+    with pytest.raises(CannotResume, match=rf'training\.compute_dtype was "{other}" and is "{here}"'):
+        train(stopped, tiny_base, stopped.parent / "out", how=How(resume=True))
+
+    stopped.write_text(RECIPE + f'compute_dtype = "{other}"\n')
+    assert train(stopped, tiny_base, stopped.parent / "out", how=How(resume=True)).name == "greeter"
+
+
+def test_a_run_of_before_there_was_a_choice_was_computed_in_bfloat16(stopped: Path) -> None:
+    run_file = partial_of(stopped) / "run.json"
+    document = json.loads(run_file.read_text())
+    del document["facts"]["training.compute_dtype"]
+    run_file.write_text(json.dumps(document))
+
+    before = RunIdentity.read(partial_of(stopped))
+
+    assert before is not None
+    assert before.facts["training.compute_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_in_any_numbers_a_stopped_run_ends_in_the_same_bytes(
+    tiny_base: Path, tmp_path: Path, dtype: str, quantization: str
+) -> None:
+    text = RECIPE + f'compute_dtype = "{dtype}"\n[quantization]\ntype = "{quantization}"\n'
+    undisturbed, stopped = (write_recipe(tmp_path / name, text) for name in ("whole", "stopped"))
+    stop_at(4, stopped, tiny_base)
+
+    whole = train(undisturbed, tiny_base, undisturbed.parent / "out")
+
+    assert same(train(stopped, tiny_base, stopped.parent / "out", how=How(resume=True)), whole)
+    assert manifest_of(whole)["run"]["compute"] == {"dtype": dtype, "reason": "the recipe says so"}
 
 
 def test_a_restart_begins_again(stopped: Path, tiny_base: Path) -> None:
@@ -248,7 +290,8 @@ def test_nothing_to_go_on_from_is_a_beginning(recipe: Path, tiny_base: Path) -> 
 
     stop_at(1, recipe, tiny_base, How(resume=True, told=told.append))
 
-    assert told == ["there is no checkpoint to go on from: training from the beginning"]
+    assert told[0] == "there is no checkpoint to go on from: training from the beginning"
+    assert [line.split(":")[0] for line in told[1:]] in (["computing in bfloat16"], ["computing in float32"])
 
 
 def test_two_runs_do_not_share_a_folder(recipe: Path, tiny_base: Path) -> None:

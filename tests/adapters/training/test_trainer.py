@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from loradock_adapters.training.trainer import keep_gradients_exact
 
-QUANTIZATION = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+BOTH = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 
 
 def gradient_at_the_input(model: torch.nn.Module, embedded: torch.Tensor) -> torch.Tensor:
@@ -21,18 +22,18 @@ def gradient_at_the_input(model: torch.nn.Module, embedded: torch.Tensor) -> tor
     return given.grad.float()
 
 
-def load(base: Path) -> torch.nn.Module:
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.bfloat16, quantization_config=QUANTIZATION
-    )
+def load(base: Path, dtype: torch.dtype) -> torch.nn.Module:
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, quantization_config=nf4)
     keep_gradients_exact(model)
     return model
 
 
-def test_an_evaluation_in_between_does_not_change_the_gradient(tiny_base: Path) -> None:
+@BOTH
+def test_an_evaluation_in_between_does_not_change_the_gradient(tiny_base: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    embedded = torch.randn(2, 8, 64, dtype=torch.bfloat16)
-    model = load(tiny_base)
+    embedded = torch.randn(2, 8, 64, dtype=dtype)
+    model = load(tiny_base, dtype)
     before = gradient_at_the_input(model.train(), embedded)
 
     with torch.no_grad():
@@ -43,17 +44,19 @@ def test_an_evaluation_in_between_does_not_change_the_gradient(tiny_base: Path) 
     assert torch.equal(after, before)
 
 
-def test_the_gradient_is_that_of_the_dequantised_weights(tiny_base: Path) -> None:
+@BOTH
+def test_the_gradient_is_that_of_the_dequantised_weights(tiny_base: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    embedded = torch.randn(2, 8, 64, dtype=torch.bfloat16)
-    quantised = load(tiny_base)
-    plain = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16)
+    embedded = torch.randn(2, 8, 64, dtype=dtype)
+    quantised = load(tiny_base, dtype)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=dtype)
     for name, module in quantised.named_modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if state is not None:
-            plain.get_submodule(name).weight.data = dequantize_4bit(module.weight.data, state)
+            plain.get_submodule(name).weight.data = dequantize_4bit(module.weight.data, state).to(dtype)
 
     found = gradient_at_the_input(quantised.train(), embedded)
     expected = gradient_at_the_input(plain.train(), embedded)
 
-    torch.testing.assert_close(found, expected, rtol=0.05, atol=float(expected.abs().max()) * 0.02)
+    relative, absolute = (0.05, 0.02) if dtype == torch.bfloat16 else (1e-4, 1e-5)
+    torch.testing.assert_close(found, expected, rtol=relative, atol=float(expected.abs().max()) * absolute)

@@ -15,6 +15,7 @@ from typer.testing import Result
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.faults import Report
+from loradock_adapters.planning.training_dtype import DtypeChoice
 from loradock_adapters.training.errors import CannotResume, RecipeError, TrainingFailed, TrainingStopped
 from loradock_adapters.training.lint import Advice
 from loradock_adapters.training.losses import Losses, LossPoint
@@ -92,6 +93,7 @@ class _Prepared:
 class _Examined:
     prepared: _Prepared
     advice: tuple[Advice, ...] = ()
+    compute: DtypeChoice = DtypeChoice("float32", "an old processor")
     cost: None = None
 
 
@@ -218,7 +220,9 @@ def test_a_check_trains_nothing(loradock: Invoke, training: Training, tmp_path: 
 
     assert (people.exit_code, programs.exit_code, training.trained) == (0, 0, 0)
     assert "120 steps, 1.5 epochs of 2 examples" in people.stdout
+    assert "float32: an old processor" in people.stdout
     document = json.loads(programs.stdout)
+    assert document["compute"] == {"dtype": "float32", "reason": "an old processor"}
     assert (document["steps"], document["adapter"]["rank"]) == (120, 8)
     assert document["warnings"][0]["where"] == "training.learning_rate"
 

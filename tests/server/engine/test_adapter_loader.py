@@ -68,7 +68,7 @@ class ScriptedClient:
         number, path = args
         self.inside.add(number)
         self._fail()
-        self.taken[number] = unstage(Path(path), torch.bfloat16)
+        self.taken[number] = unstage(Path(path))
         return [None]
 
     async def remove_lora(self, number: int) -> bool:
@@ -144,7 +144,7 @@ def test_an_unloaded_adapter_is_withdrawn_before_the_engine_is_asked() -> None:
     asyncio.run(main())
 
 
-PLAN = Plan((Layer("qkv", 4, (Slice("q", 6), Slice("k", 2))),), torch.bfloat16, paired=False)
+PLAN = Plan((Layer("qkv", 4, (Slice("q", 6), Slice("k", 2))),), torch.bfloat16, "plain")
 
 
 def make_folder(folder: Path) -> Path:

@@ -10,10 +10,17 @@ import pytest
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.base_weights import weights_bytes
+from loradock_adapters.processor import Processor
 from loradock_server.engine import memory_need
 from loradock_server.engine.launch import LaunchOrder
 from loradock_server.engine.machine_memory import MachineMemory
-from loradock_server.engine.memory_need import LEAST_KV_CACHE_BYTES, PROCESSES_BYTES, NotEnoughMemory, fitted
+from loradock_server.engine.memory_need import (
+    LEAST_KV_CACHE_BYTES,
+    PROCESSES_BYTES,
+    NotEnoughMemory,
+    fitted,
+    with_dtype,
+)
 from tests.adapters.making import HIDDEN, write_base
 from tests.server.engine.test_supervisor import order as order  # the fixture
 
@@ -151,3 +158,27 @@ def test_the_kind_of_vllm_is_told_by_its_package(monkeypatch: pytest.MonkeyPatch
     assert not memory_need.on_cpu()
     version({})
     assert not memory_need.on_cpu()
+
+
+AVX2 = Processor("Zen 1", frozenset({"avx2", "fma", "f16c"}))
+BF16 = Processor(
+    "Zen 4",
+    AVX2.features | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"},
+)
+
+
+@pytest.mark.parametrize(
+    ("processor", "gigabytes", "dtype"),
+    [(AVX2, 16, "float32"), (AVX2, 2, "bfloat16"), (BF16, 16, "bfloat16"), (BF16, 2, "bfloat16")],
+)
+def test_auto_is_the_fastest_dtype_that_fits_and_says_why(
+    wanted: LaunchOrder, base: BaseModel, processor: Processor, gigabytes: float, dtype: str
+) -> None:
+    order, said = with_dtype(replace(wanted, dtype="auto"), base, machine(gigabytes), processor)
+    assert order.dtype == dtype
+    assert said is not None
+    assert said.startswith(f"LORADOCK_DTYPE=auto is {dtype}: {processor.name}")
+
+
+def test_a_dtype_that_was_chosen_stays(wanted: LaunchOrder, base: BaseModel) -> None:
+    assert with_dtype(wanted, base, machine(16), BF16) == (wanted, None)

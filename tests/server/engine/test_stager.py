@@ -55,12 +55,12 @@ def plan_of(base: BaseModel, *, features: int | None = None) -> Plan:
         Layer(name, features or shape.in_features, (Slice(name, shape.out_features),))
         for name, shape in base.modules.items()
     ]
-    return Plan(tuple(layers), torch.float32, paired=False)
+    return Plan(tuple(layers), torch.float32, "plain")
 
 
 def staged_rows(stager: Stager, folder: Path, base: BaseModel) -> int:
     staged = stager.stage(folder, plan_of(base).to_plain(), dict.fromkeys(base.modules, 1.0))
-    found = unstage(staged.path, torch.float32)
+    found = unstage(staged.path)
     staged.close()
     return len(found)
 

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import save_file
 
 from loradock_adapters.errors import AdapterUnreadable
-from loradock_server.engine.kernels.slots import Packed, pack
+from loradock_server.engine.kernels.slots import Layout, Packed, pack
 from loradock_server.engine.staging import Layer, Plan, Slice, stage, unstage
 
 QKV = Layer("layers.0.qkv", 24, (Slice("layers.0.q", 48), Slice("layers.0.k", 16), Slice("layers.0.v", 16)))
 DOWN = Layer("layers.0.down", 72, (Slice("layers.0.down", 32),))
-PLAN = Plan((QKV, DOWN), torch.float32, paired=False)
+PLAN = Plan((QKV, DOWN), torch.float32, "plain")
 
 
 def tensors_of(ranks: dict[str, int], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -45,24 +45,36 @@ def saved(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
 def same(one: Packed | None, other: Packed | None) -> bool:
     assert one is not None
     assert other is not None
-    return torch.equal(one.a, other.a) and all(
-        (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y))
-        for x, y in zip(one.b, other.b, strict=True)
+    return (
+        one.scales == other.scales
+        and torch.equal(one.a, other.a)
+        and all(
+            (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y))
+            for x, y in zip(one.b, other.b, strict=True)
+        )
     )
 
 
 @pytest.mark.parametrize("kept_as", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    ("dtype", "paired"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)], ids=str
+    ("dtype", "layout"),
+    [
+        (torch.float32, "plain"),
+        (torch.bfloat16, "plain"),
+        (torch.bfloat16, "paired"),
+        (torch.float32, "lines"),
+        (torch.bfloat16, "lines"),
+    ],
+    ids=str,
 )
 def test_each_layer_comes_out_as_if_it_had_been_packed_in_place(
-    tmp_path: Path, dtype: torch.dtype, paired: bool, kept_as: torch.dtype
+    tmp_path: Path, dtype: torch.dtype, layout: Layout, kept_as: torch.dtype
 ) -> None:
     tensors = tensors_of({"layers.0.q": 3, "layers.0.v": 16, "layers.0.down": 5}, kept_as)
     scales = {"layers.0.q": 0.3, "layers.0.v": 2.0, "layers.0.down": 1.0}
 
-    staged = stage(saved(tmp_path, tensors), replace(PLAN, dtype=dtype, paired=paired), lambda module: scales[module])
-    found = unstage(staged.path, dtype)
+    staged = stage(saved(tmp_path, tensors), replace(PLAN, dtype=dtype, layout=layout), lambda module: scales[module])
+    found = unstage(staged.path)
     staged.close()  # what was mapped stays
 
     def expected(layer: Layer) -> Packed | None:
@@ -71,10 +83,14 @@ def test_each_layer_comes_out_as_if_it_had_been_packed_in_place(
             for m in (one.module for one in layer.slices)
         ]
         factors = [scales.get(one.module, 1.0) for one in layer.slices]
+        if layout == "lines":  # as they are in 16 bits, with the scale beside them
+            kept = kept_as if kept_as.itemsize == 2 else dtype
+            a, b = ([None if half is None else half.to(kept) for half in side] for side in zip(*halves, strict=True))
+            return pack(a, b, layout=layout, scales=factors)
         return pack(
             [None if a is None else a.to(dtype) for a, _ in halves],
             [None if b is None else (b.float() * f).to(dtype) for (_, b), f in zip(halves, factors, strict=True)],
-            paired=paired,
+            layout=layout,
         )
 
     assert found.keys() == {QKV.name, DOWN.name}
@@ -85,16 +101,30 @@ def test_each_layer_comes_out_as_if_it_had_been_packed_in_place(
         assert [view.data_ptr() % 64 for view in views] == [0] * len(views)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_layer_of_several_types_is_kept_in_the_one_that_holds_all(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = tensors_of({"layers.0.q": 3, "layers.0.k": 2, "layers.0.down": 2}, torch.bfloat16)
+    tensors |= {name: x.half() for name, x in tensors.items() if ".k." in name}
+    staged = stage(saved(tmp_path, tensors), replace(PLAN, dtype=dtype, layout="lines"), lambda module: 0.7)
+    found = unstage(staged.path)
+    staged.close()
+    assert found[QKV.name].a.dtype == torch.float32
+    assert found[DOWN.name].a.dtype == torch.bfloat16
+    # Lines of 16 ranks: the fourth and fifth are those of k.
+    exact = tensors["base_model.model.layers.0.k.lora_A.weight"].float()
+    assert torch.equal(found[QKV.name].a[0, :, 3:5].T, exact)
+
+
 def test_a_layer_that_the_adapter_leaves_alone_is_not_there(tmp_path: Path) -> None:
     staged = stage(saved(tmp_path, tensors_of({"layers.0.k": 2})), PLAN, lambda module: 1.0)
-    found = unstage(staged.path, torch.float32)
+    found = unstage(staged.path)
     assert list(found) == [QKV.name]
     assert [b is None for b in found[QKV.name].b] == [True, False, True]
     staged.close()
 
 
 def _rows_seen(path: Path) -> int:
-    return int(unstage(path, torch.float32)[QKV.name].a.shape[0])
+    return int(unstage(path)[QKV.name].a.shape[0])
 
 
 def test_another_process_of_this_user_reads_it_and_none_can_change_or_cut_it(tmp_path: Path) -> None:

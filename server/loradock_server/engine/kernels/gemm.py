@@ -21,9 +21,9 @@ def add_segments(y: torch.Tensor, x: torch.Tensor, layer: LayerSlots, segments: 
             continue
         hidden = x[start:end] @ packed.a.T  # (rows, sum of ranks)
         offset = column = 0
-        for b, width in zip(packed.b, layer.widths, strict=True):
+        for b, width, scale in zip(packed.b, layer.widths, packed.scales, strict=True):
             if b is not None:
                 rank = b.shape[0]
-                y[start:end, offset : offset + width].addmm_(hidden[:, column : column + rank], b)
+                y[start:end, offset : offset + width].addmm_(hidden[:, column : column + rank], b, alpha=scale)
                 column += rank
             offset += width

@@ -6,7 +6,7 @@ Knows nothing of weights. A row without an adapter belongs to no segment at all,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,3 +36,28 @@ def find_segments(row_adapter_ids: Sequence[int], slot_adapter_ids: Sequence[int
         for start, end in zip(starts, ends, strict=True)
         if ids[start] > 0
     ]
+
+
+def divide(segments: np.ndarray[Any, Any], threads: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Divide (n, 3) start, end, slot among threads, rows as evenly as they go; a long segment is cut.
+
+    Returns the segments, cut, and (groups + 1,) where each group begins and the last ends: no more groups than threads
+    or rows, and none without a row.
+    """
+    rows = int((segments[:, 1] - segments[:, 0]).sum())
+    groups = min(threads, rows)
+    if groups <= 1:
+        return segments, np.array([0, len(segments)] if rows else [0], dtype=np.int64)
+    cut: list[tuple[int, int, int]] = []
+    bounds = [0]
+    passed = 0
+    for start, end, slot in segments.tolist():
+        while start < end:
+            room = rows * len(bounds) // groups - passed  # until this group has its share
+            stop = min(end, start + room)
+            cut.append((start, stop, slot))
+            passed += stop - start
+            start = stop
+            if passed == rows * len(bounds) // groups:
+                bounds.append(len(cut))
+    return np.array(cut, dtype=np.int64), np.array(bounds, dtype=np.int64)
