@@ -86,7 +86,7 @@ def engine(home: Home = None, model: Model = None) -> None:
         from loradock_server.cli.find_base import open_base
         from loradock_server.engine.supervisor import Supervisor
 
-        supervisor = Supervisor(order_that_fits(settings, open_base(settings), token, log.warning))
+        supervisor = Supervisor(order_that_fits(settings, open_base(settings), token, log.info))
         run_async(lambda stop: supervised(supervisor, stop))
 
 

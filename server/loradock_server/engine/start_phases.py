@@ -42,8 +42,9 @@ PHASES = (
     Phase("self-test", "testing itself", b"self-test begins"),
 )
 COMPILING = "compiling the model for this processor, once"
-# Seconds of compiling where `libraries` takes one: SmolLM2-135M, two Zen 4 cores, 2026-12-01 (docs/engine.md).
-COMPILE_SHARE = 4.0
+# Seconds of compiling where `libraries` takes one: SmolLM2-135M, two Zen 4 cores as AVX2, 2026-12-01, 96 s and 46 s of
+# processor time (docs/engine.md, A start, and its memory).
+COMPILE_SHARE = 2.1
 SERVING = b" serving on "
 
 

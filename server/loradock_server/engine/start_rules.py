@@ -42,7 +42,7 @@ RULES: tuple[Rule, ...] = (
     _rule(
         r"LLVM ERROR: (?P<why>.+)",
         "the compiler of a kernel gave up on this processor: LLVM ERROR: {why}",
-        "report it with this line and the processor's name (grep -m1 'model name' /proc/cpuinfo)",
+        "set LORADOCK_CPU_KERNEL=gemm, which compiles nothing, and report it with the processor's name",
     ),
     _rule(
         r"KernelUnfit: (?P<why>.+?)(?:; leave it on auto)?$",

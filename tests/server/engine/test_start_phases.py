@@ -50,7 +50,7 @@ def test_times_are_remembered_by_configuration_and_never_without_bound(tmp_path:
 def test_a_time_is_said_only_where_it_was_measured_here() -> None:
     model = next(phase for phase in PHASES if phase.name == "model")
     assert announced(model, {}, {}, compiles=True) == COMPILING
-    assert "about 80 s" in announced(model, {}, {"libraries": 20.0}, compiles=True)
+    assert "about 42 s" in announced(model, {}, {"libraries": 20.0}, compiles=True)
     assert announced(model, {}, {"libraries": 20.0}, compiles=False) == model.words
     assert (
         announced(model, {"model": 7.4}, {"libraries": 20.0}, compiles=True) == f"{model.words} (7 s at the last start)"
