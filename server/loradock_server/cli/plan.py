@@ -308,7 +308,7 @@ def _memory(text: str | None, device: Device) -> int:
 
 @contextmanager
 def _model(model: str | None) -> Iterator[Path]:
-    """The folder with the model's config.json, of a hub id when there is no such folder; it is there while it is read."""
+    """The folder with the model's config.json, of a hub id where no such folder is; there while it is read."""
     if model is None:
         yield base_folder(read_settings())
         return
