@@ -15,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("gguf")
+
 from gguf import GGUFWriter
 
 from loradock_adapters import base_fetch
