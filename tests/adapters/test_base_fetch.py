@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("gguf")
+pytest.importorskip("torch")
 
 from gguf import GGUFWriter
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
 from loradock_adapters.errors import (
     SourceForbidden,
@@ -153,7 +154,6 @@ def test_more_bytes_than_allowed_are_refused_by_what_the_hub_announces(web: Web,
 
 def test_bytes_that_come_in_chunks_and_are_put_together_count_once() -> None:
     """No Xet storage is at hand; the library's own reporter of such a download is."""
-    reporting = pytest.importorskip("huggingface_hub.utils._xet_progress_reporting", reason="not in its first versions")
     transfer = Transfer("hf://org/mine", SourceLimits(max_bytes=1 << 20))
     options: dict[str, Any] = {
         "reconstruction_desc": "",
@@ -161,7 +161,7 @@ def test_bytes_that_come_in_chunks_and_are_put_together_count_once() -> None:
         "log_level": 20,
         "tqdm_class": hub._bar(transfer),
     }
-    with reporting.XetDownloadProgressReporter(**options) as reporter:
+    with XetDownloadProgressReporter(**options) as reporter:
         for done in (300, 600, 900):
             reporter.update_progress(
                 SimpleNamespace(
