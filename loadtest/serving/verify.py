@@ -23,16 +23,16 @@ def compared(base: Path, adapters: Adapters, fleet: Fleet) -> dict[str, tuple[in
     asked: list[tuple[str | None, Endpoint]] = [(None, Endpoint(fleet.endpoints[0].url, "", body={"lora": []}))]
     asked += [(name, endpoint) for (name, _), endpoint in zip(adapters, fleet.endpoints, strict=True)]
     found = {}
-    for name, endpoint in asked:
+    for whom, endpoint in asked:
         same, torn = 0, 0.0
         for seed in range(PROMPTS):
             prompt = some_text(base, 40, seed)
             tokens = _tokens(endpoint, prompt)
-            logprobs = oracle.logprobs(name, (*prompt, *tokens))[len(prompt) - 1 : -1]
+            logprobs = oracle.logprobs(whom, (*prompt, *tokens))[len(prompt) - 1 : -1]
             for row, token in zip(logprobs, tokens, strict=True):
                 same += int(row.argmax()) == token
                 torn = max(torn, float(row.max() - row[token]))
-        found[name or "the base"] = (same, PROMPTS * TOKENS, torn)
+        found[whom or "the base"] = (same, PROMPTS * TOKENS, torn)
     return found
 
 
