@@ -13,7 +13,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: vllm-contract help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs examples clean bench-gateway bench-serving gpu-check
+.PHONY: vllm-contract test-pythons test-lowest help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs examples clean bench-gateway bench-serving gpu-check
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,15 +28,25 @@ serve: $(STAMP) ## start gateway and engine with the example adapters (EXTRA=cud
 
 test: check ## everything that CI runs: checks, unit tests, end-to-end on the real engine
 	@failed=0; \
-	$(BIN)/pytest -m "not e2e" --numprocesses 2 --dist loadfile $(ARGS) || $(NONE_CHOSEN) || failed=1; \
-	$(BIN)/pytest -m e2e --numprocesses 2 --dist loadgroup $(or $(ARGS),tests/e2e) || $(NONE_CHOSEN) || failed=1; \
+	$(BIN)/pytest -m "not e2e" --numprocesses 2 --dist loadfile --durations 25 $(ARGS) || $(NONE_CHOSEN) || failed=1; \
+	$(BIN)/pytest -m e2e --numprocesses 2 --dist loadgroup --durations 25 $(or $(ARGS),tests/e2e) || $(NONE_CHOSEN) || failed=1; \
+	$(if $(ARGS),,VENV=$(VENV) scripts/test-light --quick 3.12 3.13 lowest || failed=1;) \
 	exit $$failed
+
+test-pythons: $(STAMP) ## gateway, registry and command line on Python 3.12 and 3.13, without torch; a part: ARGS=--quick
+	VENV=$(VENV) scripts/test-light $(ARGS) 3.12 3.13
+
+test-lowest: $(STAMP) ## the same on Python 3.11 with the lowest allowed version of every dependency
+	VENV=$(VENV) scripts/test-light $(ARGS) lowest
 
 test-fast: $(STAMP) ## unit tests only, no engine
 	$(BIN)/pytest -m "not e2e" $(ARGS)
 
 test-long: $(STAMP) ## the long forms of the tests
-	LONG_TESTS=1 $(BIN)/pytest $(ARGS)
+	failed=0; \
+	LONG_TESTS=1 $(BIN)/pytest --durations 25 $(ARGS) || failed=1; \
+	$(if $(ARGS),,VENV=$(VENV) scripts/test-light 3.12 3.13 lowest || failed=1;) \
+	exit $$failed
 
 check: $(STAMP) ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check --quiet .
@@ -80,5 +90,5 @@ requirements: $(STAMP) ## write requirements/*.txt anew, with hashes
 docs: $(STAMP) ## write the generated pages of docs/ anew
 	$(BIN)/python -m loradock_server.cli.docs
 
-clean: ## remove the virtual environment and caches; var/ (all state) stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+clean: ## remove the virtual environments and caches; var/ (all state) stays
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

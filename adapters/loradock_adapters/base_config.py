@@ -10,4 +10,4 @@ from loradock_adapters.base_modules import read_modules
 
 def read_from_config(folder: Path) -> BaseModel:
     """The base model of a folder without weights. Raises BaseModelError, also where transformers is missing."""
-    return BaseModel.read(folder, modules=read_modules(folder).adaptable)
+    return BaseModel.read(folder, modules=read_modules(folder))

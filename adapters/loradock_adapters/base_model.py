@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from loradock_adapters.base_layers import INDEX_FILE, SINGLE_FILE, read_layers
+from loradock_adapters.base_layers import MAX_JSON_BYTES as MAX_JSON_BYTES
+from loradock_adapters.base_modules import BaseModules
 from loradock_adapters.digest import entries_digest, file_entry
-from loradock_adapters.errors import AdapterUnreadable, BaseModelError
+from loradock_adapters.errors import BaseModelError
 from loradock_adapters.files import read_capped
 from loradock_adapters.linear_shape import LinearShape as LinearShape
-from loradock_adapters.safetensors_header import TensorFile, TensorInfo
+from loradock_adapters.servable import Obstacle, obstacle
 from loradock_adapters.strict_json import parse_object
 
 RECORD_FILE = "loradock-base.json"
@@ -26,23 +29,15 @@ RECORD_FILE = "loradock-base.json"
 
 DIGEST_CACHE_FILE = ".loradock-digest.json"
 
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
-MAX_JSON_BYTES = 64 << 20  # indexes of large models are megabytes
-
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
-# Two-dimensional weights that are no linear layer, or that adapters cannot change here.
-_NOT_LINEAR = frozenset(
-    {"embed_tokens", "embed_in", "embed_out", "embed_positions", "wte", "wpe", "word_embeddings", "lm_head"}
-)
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """`modules` maps names as in the checkpoint ("model.layers.0.mlp.up_proj") to shapes.
+    """`modules` maps PEFT's names of the layers that adapters may change ("model.layers.0.mlp.up_proj") to shapes.
 
-    `hub_id` is "org/name", or empty where nothing proves one.
+    `others` are linear layers that have no part in what is served: a vision tower, an encoder's pooler. `hub_id` is
+    "org/name", or empty where nothing proves one. `obstacle`: why no adapter of it can be served here, if so.
     """
 
     folder: Path
@@ -53,20 +48,26 @@ class BaseModel:
     vocab_size: int
     modules: Mapping[str, LinearShape]
     hub_id: str = ""
+    others: Mapping[str, LinearShape] = field(default_factory=dict)
+    obstacle: Obstacle | None = None
+
+    @property
+    def layers(self) -> Mapping[str, LinearShape]:
+        """All linear layers, those that adapters may change and the others."""
+        return {**self.modules, **self.others} if self.others else self.modules
 
     @classmethod
-    def read(
-        cls, folder: Path, *, name: str | None = None, modules: Mapping[str, LinearShape] | None = None
-    ) -> BaseModel:
+    def read(cls, folder: Path, *, name: str | None = None, modules: BaseModules | None = None) -> BaseModel:
         """Read a local model folder; `name` overrides the recorded name or the folder's.
 
         Who knows the `modules` need not have the weights; then there is a digest only if one is recorded, else it
-        is empty. Raises BaseModelError if it is not a transformers folder with unquantised safetensors.
+        is empty. Raises BaseModelError if it is not a transformers folder with safetensors.
         """
         config = _json(folder / "config.json")
         record = _json(folder / RECORD_FILE) if (folder / RECORD_FILE).exists() else {}
         hub_id = str(record.get("hub_id") or _hub_id(folder))
-        found = dict(_linear_modules(folder) if modules is None else modules)
+        layers = read_layers(folder, config) if modules is None else modules
+        found = layers.adaptable
         if not found:
             raise BaseModelError(f"{folder} holds no linear layers in its safetensors files; give a language model")
         text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
@@ -78,8 +79,10 @@ class BaseModel:
             dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
             architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "",
             vocab_size=_whole(text, "vocab_size", folder),
-            modules=MappingProxyType(found),
+            modules=found,
             hub_id=hub_id,
+            others=MappingProxyType({name: shape for name, shape in layers.linear.items() if name not in found}),
+            obstacle=obstacle(folder),
         )
 
 
@@ -115,37 +118,6 @@ def base_digest(folder: Path) -> str:
     with suppress(OSError):  # a read-only folder is hashed again next time
         cache.write_text(json.dumps({"digest": digest, "stamp": stamp}), encoding="utf-8")
     return digest
-
-
-def _linear_modules(folder: Path) -> Iterator[tuple[str, LinearShape]]:
-    for path in _weight_files(folder):
-        try:
-            tensors = TensorFile.open(path, max_header_bytes=100 << 20).tensors.values()
-        except AdapterUnreadable as error:
-            raise BaseModelError(f"{folder}: {error}") from error
-        for info in tensors:
-            module, _, kind = info.name.rpartition(".")
-            if kind in {"qweight", "weight_packed"} or (kind == "weight" and info.dtype == "U8"):
-                raise BaseModelError(
-                    f"{folder} is quantised ({info.name} is {info.dtype}), so adapters cannot be checked: "
-                    "give the unquantised model"
-                )
-            if kind == "weight" and _is_linear(module, info):
-                yield module, LinearShape(in_features=info.shape[1], out_features=info.shape[0])
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if not (folder / INDEX_FILE).exists():
-        return [folder / SINGLE_FILE]
-    shards = _json(folder / INDEX_FILE).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
-        raise BaseModelError(f"{folder / INDEX_FILE} has no weight_map of plain file names")
-    return [folder / name for name in sorted(set(shards.values()))]
-
-
-def _is_linear(module: str, info: TensorInfo) -> bool:
-    last = module.rpartition(".")[2]
-    return len(info.shape) == 2 and info.dtype in _FLOATS and last not in _NOT_LINEAR and "norm" not in last
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from loradock_adapters.errors import BaseModelError
 from loradock_adapters.linear_shape import LinearShape
 
 _BUILD_SECONDS = 300
+_POOLER = "pooler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,13 @@ class BaseModules:
 
     @property
     def adaptable(self) -> Mapping[str, LinearShape]:
-        """The language model's linear layers: what adapters may change here."""
-        return MappingProxyType({name: shape for name, shape in self.linear.items() if name in self.language})
+        """What adapters may change here: the language model's linear layers, without an encoder's pooler, which has
+        no part in the embeddings that are served.
+        """
+        chosen = {
+            name: s for name, s in self.linear.items() if name in self.language and _POOLER not in name.split(".")
+        }
+        return MappingProxyType(chosen)
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON has it."""

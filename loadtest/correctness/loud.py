@@ -40,7 +40,7 @@ def make_loud(
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "base_model_name_or_path": base.hub_id or base.name,
         "r": rank,
         "lora_alpha": 2 * rank,
         "target_modules": targets,

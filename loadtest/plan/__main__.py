@@ -8,17 +8,20 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.plan.measure import Case
 from loadtest.plan.recorded import planned_bytes
-from loadtest.processor import processor
 from loradock_adapters.planning.reading import read_shape
 from loradock_adapters.planning.shape import ModelShape
+from loradock_adapters.processor import Processor
 
 ALL = ("all-linear",)
 CASES = (
@@ -36,24 +39,31 @@ BASE = Path("var/base/smollm2-135m-instruct")
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 
 
+def cases_for(processor: Processor) -> tuple[Case, ...]:
+    """All in the numbers that training computes in here; where that is bf16, two in float32 besides."""
+    if processor.multiplies_bf16 or torch.cuda.is_available():
+        return (*CASES, *(replace(case, dtype="float32") for case in (CASES[0], CASES[2])))
+    return tuple(replace(case, dtype="float32") for case in CASES)
+
+
 def main() -> int:
     options = _options()
     shape = read_shape(options.base)
     console = Console(stderr=True)
-    runs = []
-    for number, case in enumerate(CASES, start=1):
-        console.print(f"{number} of {len(CASES)}: {_words(case)}")
+    runs, cases = [], cases_for(Processor.here())
+    for number, case in enumerate(cases, start=1):
+        console.print(f"{number} of {len(cases)}: {_words(case)}")
         runs.append(_measured(options.base, case))
     report = {
         "device": runs[0]["device"],
-        "processor": processor(),
+        "processor": Processor.here().description,
         "when": time.strftime("%Y-%m-%d", time.gmtime()),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "runs": runs,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "plan.json").write_text(json.dumps(report, indent=1) + "\n")
-    Console().print(_table(shape, runs))
+    Console().print(_table(shape, cases, runs))
     return 0
 
 
@@ -66,11 +76,12 @@ def _measured(base: Path, case: Case) -> dict[str, Any]:
     return found
 
 
-def _table(shape: ModelShape, runs: list[dict[str, Any]]) -> Table:
-    drawn = Table(title=f"{shape.name} on {runs[0]['device']}", box=None)
+def _table(shape: ModelShape, cases: Sequence[Case], runs: list[dict[str, Any]]) -> Table:
+    where = Processor.here().description if runs[0]["device"] == "cpu" else runs[0]["device"]
+    drawn = Table(title=f"{shape.name} on {where}", box=None)
     for name in ("run", "measured", "planned", "error", "s a step"):
         drawn.add_column(name, justify="left" if name == "run" else "right")
-    for case, run in zip(CASES, runs, strict=True):
+    for case, run in zip(cases, runs, strict=True):
         planned, peak = planned_bytes(shape, run, on_gpu=run["device"] != "cpu"), run["peak_bytes"]
         error = f"{100 * (planned / peak - 1):+.0f} %"
         drawn.add_row(
@@ -85,6 +96,8 @@ def _words(case: Case) -> str:
         parts += [f"rank {case.rank}", ",".join(case.targets)]
     if case.checkpointing:
         parts.append("checkpointing")
+    if case.dtype != "bfloat16":
+        parts.append(case.dtype)
     if case.dropout:
         parts.append("dropout")
     return ", ".join(parts)

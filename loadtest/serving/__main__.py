@@ -27,6 +27,7 @@ from loradock_adapters.base_model import BaseModel
 
 COUNTS = (1, 4, 16)
 RANK = 16
+NEAR = 0.1  # nats: what f16 arithmetic may prefer a token to PEFT's float32 choice by
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 KEPT = Path(__file__).with_name("measured.json")
 
@@ -35,6 +36,8 @@ def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started ends with it
     console = Console(stderr=True)
+    if options.verify:
+        return _verified(BaseModel.read(options.base or fetch(Path("var/base"), progress=console.print)), console)
     if not options.table:
         base = BaseModel.read(options.base or fetch(Path("var/base"), progress=console.print))
         for way in options.ways:
@@ -47,6 +50,23 @@ def main() -> int:
         _, end, after = rest.partition(END)
         options.page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")
     return 0
+
+
+def _verified(base: BaseModel, console: Console) -> int:
+    """Whether llama.cpp's answers are PEFT's: strictly in f16, to be looked at in Q8_0."""
+    from loadtest.correctness.loud import make_loud
+    from loadtest.serving import verify
+
+    near = True
+    with tempfile.TemporaryDirectory(prefix="loradock-verify-") as work:
+        loud = [make_loud(Path(work) / f"loud-{n}", base, n, strength=0.1) for n in range(3)]
+        adapters = [(folder.name, folder) for folder in loud]
+        for way in ("llama-f16", "llama-q8"):
+            with WAYS[way](base.folder, adapters, lambda text: console.print(text)) as fleet:
+                for name, (same, of, torn) in verify.compared(base.folder, adapters, fleet).items():
+                    sys.stdout.write(f"{way}: {name}: {same} of {of} tokens are PEFT's, torn by at most {torn:.3g}\n")
+                    near = near and (way != "llama-f16" or torn < NEAR)
+    return 0 if near else 1
 
 
 def _measured(base: BaseModel, way: str, count: int, rounds: int, console: Console) -> dict[str, Any]:
@@ -114,6 +134,9 @@ def _options() -> argparse.Namespace:
         "--rounds", type=int, default=3, help="of 64 requests of 16 clients and 8 of one; their median counts"
     )
     parser.add_argument("--base", type=Path, help="the base model's folder; default: the bundled one")
+    parser.add_argument(
+        "--verify", action="store_true", help="measure nothing, hold llama.cpp's answers against PEFT's"
+    )
     parser.add_argument("--table", action="store_true", help="measure nothing, print the table of what was measured")
     parser.add_argument("--page", type=Path, help="a Markdown file that gets the table, as docs/serving-compared.md")
     parser.add_argument("--out", type=Path, default=KEPT, help="where results are kept")

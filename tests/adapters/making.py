@@ -25,6 +25,7 @@ _NAMES = {
     "float64": "F64",
     "uint16": "BF16",
     "uint8": "U8",
+    "int8": "I8",
     "int32": "I32",
 }
 

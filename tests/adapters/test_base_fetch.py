@@ -14,6 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("gguf")
+pytest.importorskip("torch")
+
 from gguf import GGUFWriter
 
 from loradock_adapters import base_fetch

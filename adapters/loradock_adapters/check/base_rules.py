@@ -24,6 +24,8 @@ _VENDORS = ("meta-",)  # names that lost this when their hub was tidied: Meta-Ll
 
 def check_base(named: str, manifest: Mapping[str, Any], base: BaseModel, findings: Findings) -> None:
     """`named` is the configuration's base_model_name_or_path, or empty."""
+    if found := base.obstacle:
+        findings.fault(Code.BASE_NOT_SERVED, base.name, found.reason, "no adapter of it can be served", found.fix)
     recorded = manifest.get("base")
     digest = recorded.get("digest") if isinstance(recorded, Mapping) else None
     if isinstance(digest, str) and base.digest:

@@ -42,6 +42,7 @@ class Code(StrEnum):
     BAD_SIGNATURE = "bad_signature"
     UNKNOWN_SIGNER = "unknown_signer"
 
+    BASE_NOT_SERVED = "base_not_served"
     BASE_DIGEST = "base_digest"
     BASE_NAME = "base_name"
     ADDED_TOKENS = "added_tokens"
@@ -78,6 +79,7 @@ class NoteCode(StrEnum):
     QUANTISED_BASE = "quantised_base"
     OTHER_BASE_NAME = "other_base_name"
     OTHER_CHAT_TEMPLATE = "other_chat_template"
+    NOT_APPLIED = "not_applied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,11 @@ MEANINGS: Mapping[Code, Meaning] = MappingProxyType(
             "Signed, but with a key that is not among LORADOCK_TRUSTED_KEYS.",
             "have it signed by a trusted signer, or add the key to LORADOCK_TRUSTED_KEYS",
         ),
+        Code.BASE_NOT_SERVED: Meaning(
+            "The base model cannot be served with adapters here, whatever the adapter: its class in vLLM takes none, "
+            "or it is a mixture of experts or quantised and the engine computes on a CPU, or its weights are a pickle.",
+            "take another base model, or another engine",
+        ),
         Code.BASE_DIGEST: Meaning(
             "The manifest records another base model's digest than the served one has.", _OTHER_BASE
         ),
@@ -223,6 +230,8 @@ NOTES: Mapping[NoteCode, str] = MappingProxyType(
         NoteCode.UNUSED_TARGET: "A target module that neither the base model nor the weights have.",
         NoteCode.QUANTISED_BASE: "Trained on a quantised sibling of the base: a match, answers may differ slightly.",
         NoteCode.OTHER_BASE_NAME: "The base model's name differs, but one of the two is a path and proves nothing.",
+        NoteCode.NOT_APPLIED: "Weights for parts of the base model that answer no text: a vision or audio tower, an "
+        "encoder's pooler. They are left out; answers to text are the same without them.",
         NoteCode.OTHER_CHAT_TEMPLATE: "Trained under another chat template than the base's, which is what is served.",
     }
 )

@@ -105,7 +105,7 @@ def _modules(stems: Iterable[str], base: BaseModel | None) -> dict[str, str] | N
     if base is None:
         return None
     by_tail: dict[str, list[str]] = defaultdict(list)
-    for module in base.modules:
+    for module in base.layers:
         by_tail[_split(module)[1]].append(module)
     found, prefixes = {}, set()
     for stem, name in plain.items():
@@ -118,7 +118,7 @@ def _modules(stems: Iterable[str], base: BaseModel | None) -> dict[str, str] | N
 
 
 def _is_module(module: str, name: str, base: BaseModel | None) -> bool:
-    return module != name and (base is None or module in base.modules)
+    return module != name and (base is None or module in base.layers)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -27,10 +27,12 @@ def check_tensors(file: TensorFile, keys: Keys, facts: LoraFacts, base: BaseMode
     """Check pairs, shapes, ranks and types, and that nothing targeted is missing."""
     for module, pair in keys.pairs.items():
         _check_pair(module, pair, findings)
-        if base is None or module in base.modules:
+        if base is None or module in base.layers:
             _check_ranks(pair, facts.rank_of(module), findings)
         if base is not None:
             _check_against_base(module, pair, base, findings)
+    if base is not None:
+        _check_served(keys.pairs, base, findings)
     if not file.tensors:
         findings.fault(Code.NO_TENSORS, WEIGHTS_FILE, "no tensors", "an adapter has A and B tensors")
     _check_names(keys.pairs, facts, base, findings)
@@ -68,7 +70,7 @@ def _check_ranks(pair: Mapping[str, TensorInfo], expected: int, findings: Findin
 
 
 def _check_against_base(module: str, pair: Mapping[str, TensorInfo], base: BaseModel, findings: Findings) -> None:
-    shape = base.modules.get(module)
+    shape = base.layers.get(module)
     if shape is None:
         findings.fault(
             Code.UNKNOWN_MODULE,
@@ -85,9 +87,27 @@ def _check_against_base(module: str, pair: Mapping[str, TensorInfo], base: BaseM
             )
 
 
+def _check_served(pairs: Pairs, base: BaseModel, findings: Findings) -> None:
+    """Weights for what answers no text may be there, but not alone."""
+    idle = sorted(module for module in pairs if module in base.others)
+    if not idle:
+        return
+    if any(module in base.modules for module in pairs):
+        text = f"{len(idle)} modules have no part in answers to text and are left out, such as {shortened(idle[0])}"
+        findings.note(NoteCode.NOT_APPLIED, text)
+    else:
+        findings.fault(
+            Code.NO_EFFECT,
+            f"{WEIGHTS_FILE}: {idle[0]}",
+            "has no part in answers to text, and no other module is touched",
+            f"{base.name} takes adapters on its language model",
+            "train modules of the language model",
+        )
+
+
 def _check_names(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, findings: Findings) -> None:
     unused: list[str] = []
-    meant = {name for module in (*pairs, *(base.modules if base else ())) for name in endings(module)}
+    meant = {name for module in (*pairs, *(base.layers if base else ())) for name in endings(module)}
     for name in sorted(facts.targets.names):
         if name.rpartition(".")[2] in EMBEDDINGS:
             findings.fault(
@@ -112,7 +132,7 @@ def _check_names(pairs: Pairs, facts: LoraFacts, base: BaseModel | None, finding
 def _check_selection(keys: Keys, targets: Targets, base: BaseModel | None, findings: Findings) -> None:
     for module in keys.pairs:
         old = keys.called.get(module, module)
-        if (base is None or module in base.modules) and not targets.selects(module) and not targets.selects(old):
+        if (base is None or module in base.layers) and not targets.selects(module) and not targets.selects(old):
             findings.fault(
                 Code.UNTARGETED_TENSORS,
                 f"{WEIGHTS_FILE}: {module}",

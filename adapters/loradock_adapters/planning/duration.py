@@ -17,7 +17,7 @@ from loradock_adapters.planning.training_dtype import TrainingDtype
 _GPU_SHARE = 0.30
 # Of the speed of bare matrix products, on a processor (`quiet` in loadtest/plan/cpu.json); the rest is all in between,
 # which is the larger part where the products are quick.
-_CPU_SHARE: dict[TrainingDtype, float] = {"bfloat16": 0.35, "float32": 0.35}
+_CPU_SHARE: dict[TrainingDtype, float] = {"bfloat16": 0.35, "float32": 0.45}
 # Seconds that the host needs to start a layer's kernels, forwards and backwards, and more for each adapted module.
 _LAYER_SECONDS = 0.0021
 _MODULE_SECONDS = 0.0011

@@ -26,7 +26,8 @@ _NF4_BLOCK_OF_SCALES = 256
 # tile with torch's own operations, which have so many bytes a logit under way at the worst moment.
 _TILE_TOKENS = 4096
 _TILE_WORDS = 32768
-_TILE_BYTES = {True: 2, False: 39}
+_GPU_TILE_BYTES = 2
+_CPU_TILE_BYTES: dict[TrainingDtype, int] = {"bfloat16": 39, "float32": 52}
 _NAMES: dict[TrainingDtype, str] = {"bfloat16": "bf16", "float32": "fp32"}
 _STATE_BYTES = {"adamw": 8, "adamw-8bit": 2}
 
@@ -107,7 +108,11 @@ def _on_the_way(shape: ModelShape, lora: LoraSize, run: Run) -> list[list[Term]]
     activations = Term(
         "activations", tokens * shape.layers * kept, f"{tokens:,} tokens × {shape.layers} layers × {kept:,} bytes"
     )
-    rows, words, each = min(tokens, _TILE_TOKENS), min(shape.vocab, _TILE_WORDS), _TILE_BYTES[run.on_gpu]
+    rows, words, each = (
+        min(tokens, _TILE_TOKENS),
+        min(shape.vocab, _TILE_WORDS),
+        _GPU_TILE_BYTES if run.on_gpu else _CPU_TILE_BYTES[run.dtype],
+    )
     loss = [
         Term("logits", rows * words * each, f"a tile of {rows:,} tokens × {words:,} words × {each} bytes"),
         Term("loss", 4 * tokens * shape.hidden, f"{tokens:,} tokens × {shape.hidden} × 4 bytes (fp32)"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.errors import BaseModelError
+from loradock_adapters.servable import obstacle
 from loradock_server.base import ServedBase
 from loradock_server.settings import DEFAULT_BASE, Settings
 
@@ -14,9 +15,11 @@ from loradock_server.settings import DEFAULT_BASE, Settings
 def open_base(settings: Settings, *, say: Callable[[str], None] = lambda text: None) -> ServedBase:
     """Find the base model of `settings`, downloading it when it is not here yet; `say` gets a line per step.
 
-    Raises BaseModelError when it cannot be had or read.
+    Raises BaseModelError when it cannot be had or read, or not be served with adapters.
     """
     folder = _folder(settings, say)
+    if found := obstacle(folder):
+        raise BaseModelError(f"{folder} cannot be served with adapters: {found}")
     base = BaseModel.read(folder)
     hub_name = settings.model if not Path(settings.model).exists() else base.name
     return ServedBase(base, settings.served_model_name or hub_name)

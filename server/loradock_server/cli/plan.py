@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +31,8 @@ from loradock_adapters.planning.terms import Sum
 from loradock_adapters.planning.training import Method, Run
 from loradock_adapters.planning.training_dtype import DtypeChoice, choose_training_dtype
 from loradock_adapters.processor import Processor
+from loradock_adapters.servable import Engine, Obstacle
+from loradock_adapters.servable import obstacle as obstacle_of
 from loradock_server.cli.errors import Refused, Unreadable
 from loradock_server.cli.home import base_folder, read_settings
 from loradock_server.cli.options import AsJson
@@ -91,7 +95,8 @@ def plan(
     and the server's memory. No weight is read.
     """
     with answering(as_json) as output:
-        shape = _shape(model)
+        with _model(model) as folder:
+            shape, obstacle = read_shape(folder), _obstacle(folder, device_name)
         lora = lora_size(shape, rank, [name.strip() for name in targets.split(",") if name.strip()])
         device = find_device(device_name)
         memory_bytes = _memory(memory, device)
@@ -112,7 +117,7 @@ def plan(
         wanted = replace(wanted, dtype=dtypes.training.dtype)
         service = Service(device.is_gpu, streams, context, slots, max(max_rank, rank), adapters, dtypes.serving.dtype)
         steps = max(1, round(examples * epochs / batch_size))
-        page = _Page(shape, lora, device, memory_bytes, dtypes, wanted, service, steps)
+        page = _Page(shape, lora, device, memory_bytes, dtypes, wanted, service, steps, obstacle)
         output.document(page.document())
         page.say(output)
         if page.best is None:
@@ -158,8 +163,9 @@ class _Page:
         wanted: Run,
         service: Service,
         steps: int,
+        obstacle: Obstacle | None,
     ) -> None:
-        self.memory_bytes, self._dtypes = memory_bytes, dtypes
+        self.memory_bytes, self._dtypes, self._obstacle = memory_bytes, dtypes, obstacle
         self._shape, self._lora, self._device, self._steps = shape, lora, device, steps
         self._ways = [judge(shape, lora, replace(wanted, method=method), device) for method in _METHODS]
         self.best = choose(shape, lora, wanted, device, memory_bytes)
@@ -181,7 +187,8 @@ class _Page:
             "training_dtype": asdict(self._dtypes.training),
             "training": [self._choice(way) for way in self._ways],
             "recommended": None if self.best is None else self._choice(self.best),
-            "serving": asdict(self._dtypes.serving)
+            "serving": {"obstacle": None if self._obstacle is None else asdict(self._obstacle)}
+            | asdict(self._dtypes.serving)
             | self._serving.as_dict()
             | ({} if self._host is None else {"host": self._host.as_dict()}),
         }
@@ -228,6 +235,8 @@ class _Page:
             Text("Serving", "bold") + Text(f": {size(self._serving.size_bytes)}, the engine's own buffers aside"),
             f"  in {self._dtypes.serving.dtype}: {self._dtypes.serving.reason}",
         )
+        if self._obstacle is not None:
+            output.say(Text("  not here: ", "bold red") + Text(str(self._obstacle)))
         output.say(_terms(self._serving))
         if self._host is not None:
             output.say("  in main memory:", _terms(self._host))
@@ -297,14 +306,22 @@ def _memory(text: str | None, device: Device) -> int:
     return amount
 
 
-def _shape(model: str | None) -> ModelShape:
-    """Of a folder, or of a hub id when there is no such folder."""
+@contextmanager
+def _model(model: str | None) -> Iterator[Path]:
+    """The folder with the model's config.json, of a hub id where no such folder is; there while it is read."""
     if model is None:
-        return read_shape(base_folder(read_settings()))
+        yield base_folder(read_settings())
+        return
     folder = Path(model).expanduser()
     if folder.exists() or not _HUB_ID.fullmatch(model):
-        return read_shape(folder)
+        yield folder.parent if folder.name == "config.json" else folder
+        return
     from loradock_adapters.planning.hub import fetch_config  # takes a second to import
 
     with tempfile.TemporaryDirectory(prefix="loradock-plan-") as scratch:
-        return read_shape(fetch_config(model, Path(scratch)))
+        yield fetch_config(model, Path(scratch)).parent
+
+
+def _obstacle(folder: Path, device_name: str) -> Obstacle | None:
+    """What keeps an engine on that device from serving adapters on this base."""
+    return obstacle_of(folder, Engine(Engine.here().version, on_cpu=not find_device(device_name).is_gpu))

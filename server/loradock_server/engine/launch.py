@@ -56,6 +56,7 @@ class LaunchOrder:
     compile: bool
     cache_root: str
     cpu_kernel: str = "auto"
+    text_only: bool = False  # a multimodal base, whose towers stay out
     start_timeout: float = 600.0
     hang_timeout: float = 30.0
     require_signature: bool = False
@@ -104,6 +105,9 @@ def vllm_flags(order: LaunchOrder, *, on_cpu: bool, trace_endpoint: str | None) 
         "--disable-fastapi-docs",
         "--disable-uvicorn-access-log",
     ]
+    if order.text_only:
+        # No tower is loaded and no picture taken. Adapters act on the language model alone.
+        flags.append("--language-model-only")
     if on_cpu:
         flags += [
             f"--kv-cache-memory-bytes={order.kv_cache_bytes}",
@@ -152,7 +156,11 @@ def process_environment(
 
 
 def target_modules(base: BaseModel) -> tuple[str, ...]:
-    """The last names of the modules that adapters may target: the base's linear layers, without lm_head."""
+    """The last names of the modules that adapters may target: the language model's linear layers, without lm_head.
+
+    vLLM takes last names, or full ones as it calls its own layers, which only it knows. What else has such a last name
+    is left alone: a tower's layers by vLLM, what is no linear layer by vllm_compat.adapt_linear_layers_only.
+    """
     return tuple(sorted({name.rpartition(".")[2] for name in base.modules}))
 
 
@@ -167,6 +175,7 @@ def launch_order(settings: Settings, base: ServedBase, token: str) -> LaunchOrde
         served_name=base.served_name,
         base_digest=base.model.digest,
         target_modules=target_modules(base.model),
+        text_only=any(name.partition(".")[0] != "pooler" for name in base.model.others),
         artifacts=settings.store,
         artifacts_cache=str(settings.store_cache),
         artifacts_cache_bytes=settings.artifacts_cache_bytes,

@@ -88,7 +88,7 @@ async def run(order: LaunchOrder) -> None:
     flags = vllm_flags(order, on_cpu=vllm_compat.on_cpu(), trace_endpoint=trace_endpoint(os.environ))
     async with vllm_compat.running_engine(flags) as engine:
         base = BaseModel.read(Path(order.model))
-        loader = await vllm_compat.AdapterLoader.of(engine, stager, base.modules)
+        loader = await vllm_compat.AdapterLoader.of(engine, stager, base)
         log.info("LoRA is computed by %s", loader.kernel)
         await prove_sound(engine, base, loader)
         vllm_compat.track_requests(engine.client)

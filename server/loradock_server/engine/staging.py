@@ -33,10 +33,14 @@ _PREFIX = 8  # bytes that say how long the index is, little-endian
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One of a layer's outputs. `module`: its name in checkpoints, such as model.layers.0.self_attn.q_proj."""
+    """One of a layer's outputs. `module`: what PEFT calls it, such as model.layers.0.self_attn.q_proj.
+
+    `start`: the first of the module's outputs that are this slice's, where several slices are one module's.
+    """
 
     module: str
     width: int
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,24 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the engine's layers want adapters. `dtype`: what it computes in."""
+    """How the engine's layers want adapters. `dtype`: what it computes in.
+
+    `unused` are modules of the base that have no part in what the engine computes; an adapter may touch them.
+    """
 
     layers: tuple[Layer, ...]
     dtype: torch.dtype
     layout: Layout
+    unused: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> Mapping[str, int]:
+        """The modules that take adapters, with the number of their outputs."""
+        widths: dict[str, int] = {}
+        for layer in self.layers:
+            for one in layer.slices:
+                widths[one.module] = max(widths.get(one.module, 0), one.start + one.width)
+        return widths
 
     def to_plain(self) -> dict[str, Any]:
         """As dicts, lists and strings, for a wire."""
@@ -66,7 +83,7 @@ class Plan:
             Layer(layer["name"], layer["features"], tuple(Slice(**one) for one in layer["slices"]))
             for layer in plain["layers"]
         )
-        return cls(layers, getattr(torch, plain["dtype"]), plain["layout"])
+        return cls(layers, getattr(torch, plain["dtype"]), plain["layout"], tuple(plain["unused"]))
 
 
 class Staged:
@@ -96,13 +113,14 @@ def stage(weights: Path, plan: Plan, scale_of: Callable[[str], float]) -> Staged
     fit it, AdapterUnreadable for a file that is not sound.
     """
     file = TensorFile.open(weights)
-    mine = {tensor_name(one.module, side) for layer in plan.layers for one in layer.slices for side in "AB"}
+    widths = plan.modules
+    mine = {tensor_name(module, side) for module in (*widths, *plan.unused) for side in "AB"}
     if strangers := sorted(file.tensors.keys() - mine):
         raise ValueError(f"{strangers[0]} belongs to no layer that takes adapters")
     packed = {}
     with file.reading() as read:
         for layer in plan.layers:
-            pairs = [_pair(file, read, layer, one) for one in layer.slices]
+            pairs = [_pair(file, read, layer, one, widths) for one in layer.slices]
             scales = [
                 1.0 if a is None else scale_of(one.module) for one, (a, _) in zip(layer.slices, pairs, strict=True)
             ]
@@ -114,19 +132,20 @@ def stage(weights: Path, plan: Plan, scale_of: Callable[[str], float]) -> Staged
 _Pair = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
-def _pair(file: TensorFile, read: Callable[[str], Any], layer: Layer, one: Slice) -> _Pair:
+def _pair(file: TensorFile, read: Callable[[str], Any], layer: Layer, one: Slice, widths: Mapping[str, int]) -> _Pair:
     """A slice's (rank, in) A and (width, rank) B as they are; None and None where the adapter leaves it alone."""
     a, b = (file.tensors.get(tensor_name(one.module, side)) for side in "AB")
     if a is None and b is None:
         return None, None
     if a is None or len(a.shape) != 2 or a.shape[1] != layer.features:
         raise ValueError(f"{one.module}: lora_A {_found(a)}, (rank, {layer.features}) fits")
-    if b is None or b.shape != (one.width, a.shape[0]):
-        raise ValueError(f"{one.module}: lora_B {_found(b)}, ({one.width}, {a.shape[0]}) fits")
+    if b is None or b.shape != (widths[one.module], a.shape[0]):
+        raise ValueError(f"{one.module}: lora_B {_found(b)}, ({widths[one.module]}, {a.shape[0]}) fits")
     both = []
     for info in (a, b):
         values = torch.from_numpy(read(info.name))
-        both.append(values.view(torch.bfloat16) if info.dtype == "BF16" else values)
+        values = values.view(torch.bfloat16) if info.dtype == "BF16" else values
+        both.append(values[one.start : one.start + one.width] if info is b else values)
     return both[0], both[1]
 
 

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sysconfig
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
+from vllm.lora.utils import is_supported_lora_module, parse_fine_tuned_lora_name
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -48,8 +49,9 @@ from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.request import RequestStatus
 from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin
 
+from loradock_adapters.base_model import BaseModel
 from loradock_adapters.names import AdapterRef
-from loradock_adapters.peft_folder import WEIGHTS_FILE
+from loradock_adapters.peft_folder import WEIGHTS_FILE, tensor_name
 from loradock_adapters.processor import Processor
 from loradock_server.telemetry import attributes
 
@@ -336,15 +338,19 @@ class AdapterLoader:
         self._plain = {} if plan is None else plan.to_plain()  # once: some hundred layers
 
     @classmethod
-    async def of(cls, engine: Engine, stager: Stages, modules: Container[str]) -> AdapterLoader:
-        """A loader that stages, where the engine's worker can take that. `modules`: the base's, as checkpoints say."""
-        ask = engine.client.collective_rpc
-        plain = (await ask("loradock_plan"))[0] if on_cpu() else None
-        kernel = (await ask("loradock_kernel"))[0] if on_cpu() else VLLMS_OWN
-        plan = None if plain is None else Plan.from_plain(plain)
-        if plan is None or any(one.module not in modules for layer in plan.layers for one in layer.slices):
+    async def of(cls, engine: Engine, stager: Stages, base: BaseModel) -> AdapterLoader:
+        """A loader that stages, where the engine's worker can take that."""
+        if not on_cpu():
+            return cls(engine, stager)
+        arguments = (list(base.modules), list(base.others))
+        plain = (await engine.client.collective_rpc("loradock_plan", args=arguments))[0]
+        kernel = (await engine.client.collective_rpc("loradock_kernel"))[0]
+        if plain is None:
             log.info("adapters are read by vLLM itself, between two steps")
             return cls(engine, stager, kernel=kernel)
+        plan = Plan.from_plain(plain)
+        if missing := sorted(base.modules.keys() - plan.modules):
+            log.warning("%d layers of the base take no adapters in vLLM, such as %s", len(missing), missing[0])
         return cls(engine, stager, plan, kernel=kernel)
 
     async def prepare(self, adapter_id: str, folder: Path) -> Unstaged | StagedFolder:
@@ -362,8 +368,7 @@ class AdapterLoader:
         config = self._client.vllm_config
         helper = PEFTHelper.from_local_dir(str(folder), config.model_config.max_model_len)
         helper.validate_legal(config.lora_config)
-        modules = [one.module for layer in plan.layers for one in layer.slices]
-        scales = {module: float(helper.get_rank_and_scaling(module)[1]) for module in modules}
+        scales = {module: float(helper.get_rank_and_scaling(module)[1]) for module in plan.modules}
         return self._stager.stage(folder, self._plain, scales)
 
     async def load(self, adapter_id: str, prepared: Prepared) -> int:
@@ -602,6 +607,23 @@ def _compile_with_lora(platform: Any) -> None:
     torch.compiler.load_compiled_function = load_and_complete
 
 
+def adapt_linear_layers_only() -> None:
+    """Let vLLM adapt, of the layers with a targeted name, only those that it can. Idempotent.
+
+    Where layers are chosen by name vLLM stops at any other thing of that name, such as an encoder's pooler or "0".
+    """
+    matches = LoRAModelManager._match_target_modules
+    if hasattr(matches, "loradock_linear"):
+        return
+
+    def matches_linear(self: Any, name: str) -> bool:
+        module = self.model.get_submodule(name)
+        return bool(matches(self, name) and is_supported_lora_module(name, module, self.supported_lora_modules))
+
+    matches_linear.loradock_linear = True  # type: ignore[attr-defined]
+    LoRAModelManager._match_target_modules = matches_linear
+
+
 def _adopt(module: Any) -> LayerSlots | None:
     """Give a wrapped linear layer our slots instead of its padded buffers, whose shapes it keeps without memory."""
     from .kernels import operator
@@ -637,21 +659,39 @@ class WorkerExtension:
 
     model_runner: Any
 
-    def loradock_plan(self) -> dict[str, Any] | None:
-        """How the layers want adapters, for `staging`; None where this worker has only a part of each."""
+    def loradock_plan(self, modules: Sequence[str], others: Sequence[str]) -> dict[str, Any] | None:
+        """How the layers want adapters, for `staging`; None where this worker has only a part of each.
+
+        `modules` and `others` are the base's layers by PEFT's names (BaseModel); vLLM's own mapping says which of its
+        layers each one is.
+        """
         manager = self._loradock_manager()
+        peft = {self._loradock_name(manager, module): module for module in modules}
+        if manager.is_pooling_model:  # vLLM puts the model whose parts PEFT named below `model.`
+            peft = {f"model.{name}": module for name, module in peft.items()} | peft
         found = []
         for name, layer in manager.loradock_layers.items():
-            parts = manager.packed_modules.get(name, [name])
-            if manager.modules[name].tp_size > 1 or len(parts) != len(layer.widths):
+            parts = [peft.get(part, part) for part in manager.packed_modules.get(name, [name])]
+            if manager.modules[name].tp_size > 1 or len(parts) not in (1, len(layer.widths)):
                 return None
-            slices = tuple(Slice(part, int(width)) for part, width in zip(parts, layer.widths, strict=True))
-            found.append(Layer(name, layer.in_features, slices))
-        return Plan(tuple(found), manager.lora_config.lora_dtype, manager.loradock_choice.layout).to_plain()
+            # One module for all of a layer's slices: they share its A, and B is divided between them.
+            starts = [0] * len(parts) if len(parts) > 1 else [0, *itertools.accumulate(map(int, layer.widths[:-1]))]
+            parts = parts * (len(layer.widths) // len(parts))
+            slices = map(Slice, parts, map(int, layer.widths), starts)
+            found.append(Layer(name, layer.in_features, tuple(slices)))
+        lora_dtype, layout = manager.lora_config.lora_dtype, manager.loradock_choice.layout
+        return Plan(tuple(found), lora_dtype, layout, tuple(others)).to_plain()
 
     def loradock_kernel(self) -> str:
         """Which way LoRA deltas are computed, and why."""
         return str(self._loradock_manager().loradock_choice.reason)
+
+    @staticmethod
+    def _loradock_name(manager: Any, module: str) -> str:
+        """What vLLM calls the layer that PEFT calls `module`, by the mapping with which it reads adapters."""
+        mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+        rename = None if mapper is None else mapper.get_rename_mapper()
+        return str(parse_fine_tuned_lora_name(tensor_name(module, "A"), rename)[0])
 
     def loradock_take_in(self, number: int, path: str) -> None:
         """Register a staged adapter. It enters a slot in the first step that needs it."""

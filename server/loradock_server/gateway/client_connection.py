@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from loradock_server import wire
 from loradock_server.gateway.alarms import Alarms
@@ -22,6 +21,7 @@ from loradock_server.gateway.asgi import DIRECT
 from loradock_server.gateway.corked import Corked
 from loradock_server.gateway.direct import DirectCycle
 from loradock_server.gateway.errors import http_error
+from loradock_server.gateway.uvicorn_names import STATUS_LINE, HttpToolsProtocol, start
 
 MAX_HEAD_BYTES = 64 << 10
 
@@ -133,7 +133,7 @@ class ClientConnection(HttpToolsProtocol):
         )
         self.scope[DIRECT] = cycle  # type: ignore[literal-required]  # ASGI leaves room for others' keys
         self._corked.expect_whole()
-        self._start_asgi_task(cycle, app)  # type: ignore[arg-type]  # Starlette and uvicorn each have their types
+        start(self, cycle, app)
 
     def _is_plain_post(self) -> bool:
         parser = self.parser

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
-
 from loradock_server.gateway.asgi import DIRECT
+from loradock_server.gateway.uvicorn_names import (
+    STATUS_LINE,
+    ASGISendEvent,
+    HTTPResponseBodyEvent,
+    HTTPResponseStartEvent,
+    RequestResponseCycle,
+)
 
 
 class DirectCycle(RequestResponseCycle):

@@ -26,7 +26,7 @@ def test_eight_billion_parameters_in_fp32_take_128_gb_before_anything_else() -> 
     assert billions == {"base weights": 32, "gradients": 32, "optimizer": 64}
 
 
-@pytest.mark.parametrize(("file", "on_gpu", "runs", "error"), [("h100", True, 14, 0.05), ("cpu", False, 6, 0.15)])
+@pytest.mark.parametrize(("file", "on_gpu", "runs", "error"), [("h100", True, 14, 0.05), ("cpu", False, 8, 0.15)])
 def test_every_recorded_peak_is_met(file: str, on_gpu: bool, runs: int, error: float) -> None:
     """Of the GPU what its tensors took, of the CPU the whole process."""
     recorded = json.loads((MEASURED / f"{file}.json").read_text())

@@ -70,7 +70,9 @@ class ScriptedServer:
 @contextmanager
 def running(app: Any) -> Iterator[str]:
     """Serve an ASGI app on a free port of this machine until the block ends; gives its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="auto"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", log_level="error", lifespan="auto")
+    )
     started = threading.Event()
     original = server.startup
 

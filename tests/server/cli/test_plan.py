@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from loradock_adapters.processor import Processor
 from tests.adapters.planning.test_shape import LLAMA_3_8B
+from tests.adapters.tiny_models import config_of
 from tests.fakes.hub import publish
 from tests.fakes.web import running_web
 
@@ -85,3 +87,41 @@ def test_a_hub_id_needs_its_config_only(loradock: Run, monkeypatch: pytest.Monke
     assert json.loads(found.stdout)["model"]["name"] == "llama", found.output
     assert missing.exit_code == 1
     assert "org/other cannot be had from the hub" in missing.stderr
+
+
+def test_what_is_computed_in_is_said_with_the_reason(
+    loradock: Run, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = json.loads((Path(llama) / "config.json").read_text()) | {"num_hidden_layers": 1, "vocab_size": 1000}
+    (Path(llama) / "config.json").write_text(json.dumps(small))
+    features = frozenset({"avx2", "fma", "f16c"})
+    monkeypatch.setattr(Processor, "here", lambda: Processor("Old", features))
+
+    roomy = json.loads(loradock("plan", llama, "--memory", "64GiB", "--json").stdout)
+    people = loradock("plan", llama, "--memory", "64GiB")
+    monkeypatch.setenv("LORADOCK_DTYPE", "bfloat16")
+    forced = json.loads(loradock("plan", llama, "--memory", "64GiB", "--json").stdout)
+
+    for dtype in (roomy["training_dtype"], roomy["serving"]):
+        assert (dtype["dtype"], "Old (avx2) has no instructions for bfloat16" in dtype["reason"]) == ("float32", True)
+    assert {way["dtype"] for way in roomy["training"]} == {"float32"}
+    assert people.stdout.count("Old (avx2) has no instructions for bfloat16: float32 is") == 2
+    assert (forced["serving"]["dtype"], forced["serving"]["reason"]) == ("bfloat16", "LORADOCK_DTYPE says so")
+    assert 2 * forced["serving"]["terms"][0]["bytes"] == roomy["serving"]["terms"][0]["bytes"]
+
+
+def test_fused_projections_and_experts_are_counted_and_what_cannot_be_served_is_said(
+    loradock: Run, tmp_path: Path
+) -> None:
+    for kind, architecture in (("phi3", "Phi3ForCausalLM"), ("qwen3_moe", "Qwen3MoeForCausalLM")):
+        config = config_of(kind)
+        config.architectures = [architecture]
+        config.save_pretrained(tmp_path / kind)
+
+    fused = json.loads(loradock("plan", str(tmp_path / "phi3"), "--memory", "8GiB", "--json").stdout)
+    mixed = loradock("plan", str(tmp_path / "qwen3_moe"), "--memory", "8GiB")
+
+    assert fused["adapter"]["target_modules"] == ["o_proj", "qkv_proj", "gate_up_proj", "down_proj"]
+    assert fused["serving"]["obstacle"] is None
+    assert "no adapter is on them here" in mixed.stdout
+    assert "not here: a mixture of experts (4 of them)" in " ".join(mixed.stdout.split())

@@ -192,6 +192,7 @@ def order() -> LaunchOrder:
         served_name="base",
         base_digest="d",
         target_modules=("q_proj", "up_proj"),
+        text_only=True,
         artifacts="/store",
         artifacts_cache="/cache",
         artifacts_cache_bytes=0,
