@@ -18,9 +18,10 @@ from loradock_adapters.processor import Processor
 from .launch import LaunchOrder
 from .machine_memory import MachineMemory
 
-# The processes of vLLM, ours beside them and the compiler, without weights and caches. Measured on 2026-12-01 with
-# SmolLM2-135M: docs/engine.md, Memory of a start.
-PROCESSES_BYTES = 2_000_000_000
+# The processes of vLLM and ours beside them, without weights and caches, and what more they take at their peak while
+# they compile. Measured with SmolLM2-135M, 2026-12-01: docs/engine.md, A start, and its memory.
+PROCESSES_BYTES = 2_400_000_000
+COMPILING_BYTES = 700_000_000
 # Below these nothing is served that anybody would want; what was not chosen by the operator is lowered to them at most.
 LEAST_KV_CACHE_BYTES = 256 << 20
 LEAST_ADAPTER_BYTES = 256 << 20
@@ -41,7 +42,7 @@ class Need:
     weights: int
     kv_cache: int
     dtype: str
-    processes: int = PROCESSES_BYTES
+    processes: int
 
     @property
     def total(self) -> int:
@@ -62,7 +63,7 @@ def fitted(
     `chosen`: names of the settings that the operator gave, which stay as they are. Raises NotEnoughMemory.
     """
     dtype = order.dtype if order.dtype in NUMBER_BYTES else base.dtype if base.dtype in NUMBER_BYTES else "float32"
-    need = Need(weights_bytes(base.folder, dtype), order.kv_cache_bytes, dtype)
+    need = Need(weights_bytes(base.folder, dtype), order.kv_cache_bytes, dtype, _processes(order))
     said = []
     free = memory.available_bytes - LEAST_ADAPTER_BYTES
     if need.total > free and "kv_cache_bytes" not in chosen:
@@ -72,7 +73,8 @@ def fitted(
             need = replace(need, kv_cache=kv_cache)
     if need.total > memory.available_bytes:
         raise NotEnoughMemory(
-            f"this engine needs {need}; {memory.bound} leaves {gb(memory.available_bytes)}", _fix(need, dtype, chosen)
+            f"this engine needs {need}; {memory.bound} leaves {gb(memory.available_bytes)}",
+            _fix(need, chosen, compiles=order.compile),
         )
     left = memory.available_bytes - need.total
     adapters = order.adapter_memory_bytes
@@ -91,13 +93,19 @@ def fitted(
     return replace(order, kv_cache_bytes=need.kv_cache, adapter_memory_bytes=adapters), tuple(said)
 
 
-def _fix(need: Need, dtype: str, chosen: Set[str]) -> str:
+def _fix(need: Need, chosen: Set[str], *, compiles: bool) -> str:
     ways = []
     if "kv_cache_bytes" in chosen and need.kv_cache > LEAST_KV_CACHE_BYTES:
         ways.append("lower LORADOCK_KV_CACHE_BYTES")
-    if dtype == "float32":
+    if need.dtype == "float32":
         ways.append("set LORADOCK_DTYPE=bfloat16")
+    if compiles:
+        ways.append("set LORADOCK_COMPILE=false")
     return ", ".join([*ways, "close other programs, take a smaller model"]) + ", or give it more memory"
+
+
+def _processes(order: LaunchOrder) -> int:
+    return PROCESSES_BYTES + (COMPILING_BYTES if order.compile else 0)
 
 
 def with_dtype(
@@ -111,7 +119,7 @@ def with_dtype(
         base.dtype,
         weights_bytes(base.folder, "float32") // NUMBER_BYTES["float32"],
         memory.available_bytes,
-        besides_bytes=PROCESSES_BYTES + LEAST_KV_CACHE_BYTES + LEAST_ADAPTER_BYTES,
+        besides_bytes=_processes(order) + LEAST_KV_CACHE_BYTES + LEAST_ADAPTER_BYTES,
     )
     return replace(order, dtype=choice.dtype), f"LORADOCK_DTYPE=auto is {choice.dtype}: {choice.reason}"
 

@@ -15,6 +15,7 @@ from loradock_server.engine import memory_need
 from loradock_server.engine.launch import LaunchOrder
 from loradock_server.engine.machine_memory import MachineMemory
 from loradock_server.engine.memory_need import (
+    COMPILING_BYTES,
     LEAST_KV_CACHE_BYTES,
     PROCESSES_BYTES,
     NotEnoughMemory,
@@ -59,13 +60,15 @@ def test_memory_for_adapters_is_lowered_to_what_is_left_and_that_is_said(wanted:
 
 
 def test_the_cache_is_lowered_when_it_does_not_fit_and_nobody_chose_it(wanted: LaunchOrder, base: BaseModel) -> None:
-    small = machine((PROCESSES_BYTES + (900 << 20)) / GB)
+    small = machine((PROCESSES_BYTES + COMPILING_BYTES + (900 << 20)) / GB)
     order, lines = fitted(wanted, base, small, set())
     assert LEAST_KV_CACHE_BYTES <= order.kv_cache_bytes < wanted.kv_cache_bytes
     assert any("LORADOCK_KV_CACHE_BYTES is lowered from 1.07 GB" in line for line in lines)
     with pytest.raises(NotEnoughMemory, match=r"needs .* for the weights in float32.*leaves") as raised:
         fitted(wanted, base, small, {"kv_cache_bytes"})
-    assert raised.value.fix.startswith("lower LORADOCK_KV_CACHE_BYTES, set LORADOCK_DTYPE=bfloat16")
+    assert raised.value.fix.startswith(
+        "lower LORADOCK_KV_CACHE_BYTES, set LORADOCK_DTYPE=bfloat16, set LORADOCK_COMPILE=false"
+    )
 
 
 def test_a_chosen_limit_of_adapters_stays_and_its_danger_is_said(wanted: LaunchOrder, base: BaseModel) -> None:
