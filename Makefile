@@ -13,7 +13,7 @@ export LORADOCK_MODEL := $(MODEL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs examples clean bench-gateway bench-serving
+.PHONY: vllm-contract help venv serve test check test-fast test-long loadtest bench-engine bench-registry bench-plan soak requirements docs examples clean bench-gateway bench-serving gpu-check
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ loadtest: $(STAMP) ## drive the running server: throughput, TTFT, TPOT per adapt
 bench-engine: $(STAMP) ## adapter speed over base speed, stock vLLM beside ours; half an hour, a quiet machine
 	$(BIN)/python -m loadtest.bench $(ARGS)
 
+gpu-check: $(STAMP) ## is it right on this machine? start, self-test, PEFT, isolation, hot load, bench; a report (EXTRA=cuda MODEL=…)
+	$(BIN)/python -m loadtest.gpu_check $(ARGS)
+
 bench-registry: $(STAMP) ## 10,000 adapters x 3 versions on SQLite and PostgreSQL: list, resolve, promote, follow, start
 	$(BIN)/python -m loadtest.registry $(ARGS)
 
@@ -67,6 +70,9 @@ bench-serving: $(STAMP) ## ways to serve 1, 4 and 16 adapters beside each other:
 
 bench-gateway: $(STAMP) ## what the gateway costs: wrk, one fake engine, directly and through gateways; needs wrk
 	$(BIN)/python -m loadtest.gateway $(ARGS)
+
+vllm-contract: $(STAMP) ## look for every name of vLLM that we use in each version's wheel (330 MB each), and write it down
+	$(BIN)/python -m tests.server.engine.vllm_contract
 
 requirements: $(STAMP) ## write requirements/*.txt anew, with hashes
 	scripts/requirements $(BIN)/uv

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
+from loradock_adapters.processor import Processor
 
 
 def processor() -> str:
-    """The model's name as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
+    """Name and level of instructions, as the engine's log has them: what is fast depends on both."""
+    return Processor.here().description

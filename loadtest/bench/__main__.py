@@ -12,19 +12,22 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from loadtest.processor import processor
 from loradock_adapters.base_fetch import fetch
 from loradock_adapters.base_model import BaseModel
+from loradock_adapters.processor import Processor
 
 from . import rows, servers
 from .adapters import make_adapters
 from .rows import Row
+from .tables import console_table, described, markdown, put_into
 
 SECTIONS = ("throughput", "base", "slots", "hot-load", "zipf")
 
@@ -32,26 +35,47 @@ SECTIONS = ("throughput", "base", "slots", "hot-load", "zipf")
 def main() -> int:
     options = _options()
     console = Console(stderr=True)
-    work = Path(tempfile.mkdtemp(prefix="loradock-bench-adapters-"))
-    try:
-        ours, stock = asyncio.run(measure(options, work, console))
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    report = {
-        "when": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "ours": [asdict(row) for row in ours],
-        "stock": [asdict(row) for row in stock],
-    }
-    (options.out / "engine.json").write_text(json.dumps(report, indent=2) + "\n")
+    path = options.out / "engine.json"
+    if options.table:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        report = _measured(options, console)
+        options.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    ours, stock = ([Row(**row) for row in report[kind]] for kind in ("ours", "stock"))
     _plot(ours, {row.name: row.ratio for row in stock}, options.out / "engine.png")
-    Console().print(_table(ours, {row.name: row.ratio for row in stock}))
+    if options.page is not None:
+        page = options.page.read_text(encoding="utf-8")
+        options.page.write_text(put_into(page, report["machine"]["level"], markdown(report)), encoding="utf-8")
+    Console().print(console_table(ours, {row.name: row.ratio for row in stock}, described(report)))
     return 0 if all(row.reached in (True, None) for row in ours) else 1
 
 
-async def measure(options: argparse.Namespace, work: Path, console: Console) -> tuple[list[Row], list[Row]]:
-    """Ours and stock vLLM, one server at a time."""
+def _measured(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    work = Path(tempfile.mkdtemp(prefix="loradock-bench-adapters-"))
+    engine: dict[str, str] = {}
+    try:
+        ours, stock = asyncio.run(measure(options, work, console, engine))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {
+        "when": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+        "machine": {
+            "processor": processor(),
+            "level": Processor.here().level,
+            "cores": len(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
+        },
+        "engine": engine,
+        "ours": [asdict(row) for row in ours],
+        "stock": [asdict(row) for row in stock],
+    }
+
+
+async def measure(
+    options: argparse.Namespace, work: Path, console: Console, engine: dict[str, str]
+) -> tuple[list[Row], list[Row]]:
+    """Ours and stock vLLM, one server at a time; `engine` gets what ours says of itself."""
     base = BaseModel.read(fetch(Path("var/base"), progress=console.print))
     wanted = set(options.only)
     ours: list[Row] = []
@@ -61,6 +85,7 @@ async def measure(options: argparse.Namespace, work: Path, console: Console) -> 
     if wanted & {"throughput", "base", "slots", "hot-load"}:
         console.print("our server: 8 slots")
         with servers.ours(base.folder, LORADOCK_MAX_LORAS="8", LORADOCK_MAX_CPU_LORAS="64") as server:
+            engine |= said_by(server)
             await rows.register(server, adapters)
             if "throughput" in wanted:
                 ours += await rows.throughput_rows(server, names, rounds=options.rounds, goals=True)
@@ -73,7 +98,7 @@ async def measure(options: argparse.Namespace, work: Path, console: Console) -> 
                 fresh = make_adapters(work / "fresh", base, options.fresh, rank=32)  # 20 MB each
                 renamed = [(f"fresh-{name}", folder) for name, folder in fresh]
                 await rows.register(server, renamed)
-                ours.append(await rows.hot_load_row(server, names, [name for name, _ in renamed], _touch(server)))
+                ours.append(await rows.hot_load_row(server, names, [name for name, _ in renamed], touch(server)))
                 shutil.rmtree(work / "fresh")
     if "slots" in wanted:
         console.print("our server: 32 slots")
@@ -97,12 +122,21 @@ async def measure(options: argparse.Namespace, work: Path, console: Console) -> 
         console.print(f"our server: {options.registered} registered adapters")
         many = make_adapters(work / "many", base, options.registered, rank=8)
         with servers.ours(base.folder, LORADOCK_MAX_LORAS="8", LORADOCK_MAX_CPU_LORAS="64") as server:
+            engine |= said_by(server)
             await rows.register(server, many)
             ours.append(await rows.zipf_row(server, [name for name, _ in many], options.requests))
     return ours, stock
 
 
-def _touch(server: servers.Running):  # type: ignore[no-untyped-def]  # a function of one name
+def said_by(server: servers.Running) -> dict[str, str]:
+    """The dtype and the way that LoRA is computed; the bench tells its figures' readers both."""
+    state = server.engine_state()
+    return {name: str(state.get(name, "unknown")) for name in ("dtype", "kernel")}
+
+
+def touch(server: servers.Running) -> Callable[[str], None]:
+    """A function that has one adapter answer, so that it is loaded."""
+
     def load(name: str) -> None:
         body = json.dumps({"model": name, "prompt": "x", "max_tokens": 1}).encode()
         headers = {"authorization": f"Bearer {server.key}", "content-type": "application/json"}
@@ -111,20 +145,6 @@ def _touch(server: servers.Running):  # type: ignore[no-untyped-def]  # a functi
             response.read()
 
     return load
-
-
-def _table(ours: list[Row], stock: dict[str, float]) -> Table:
-    table = Table(title="engine: ratios in one run", title_justify="left")
-    for column in ("work", "stock", "ours", "goal", "", "measured"):
-        table.add_column(column, justify="left" if column in ("work", "measured") else "right")
-    for row in ours:
-        goal = "–" if row.goal is None else f"{'≥' if row.higher else '≤'} {row.goal:g}"
-        mark = {True: "reached", False: "missed", None: ""}[row.reached]
-        said = ", ".join(f"{name} {value:.3g}" for name, value in row.detail.items())
-        table.add_row(
-            row.name, f"{stock[row.name]:.3f}" if row.name in stock else "–", f"{row.ratio:.3f}", goal, mark, said
-        )
-    return table
 
 
 def _plot(ours: list[Row], stock: dict[str, float], path: Path) -> None:
@@ -157,6 +177,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=200, help="requests of the Zipf row")
     parser.add_argument("--no-stock", action="store_true", help="leave stock vLLM's LoRA rows out (they are slow)")
     parser.add_argument("--out", type=Path, default=Path("var/bench"), help="folder for engine.json and engine.png")
+    parser.add_argument("--table", action="store_true", help="measure nothing: take the engine.json that is there")
+    parser.add_argument("--page", type=Path, help="a Markdown file that gets this processor's table, as docs/engine.md")
     return parser.parse_args()
 
 

@@ -10,8 +10,6 @@ from safetensors.torch import save_file
 
 from loradock_adapters.base_model import BaseModel
 
-from .servers import TARGETS
-
 
 def make_adapters(root: Path, base: BaseModel, count: int, *, rank: int = 16) -> list[tuple[str, Path]]:
     """`count` adapters in bf16, each (name, folder); the same count gives the same weights."""
@@ -27,8 +25,13 @@ def make_adapters(root: Path, base: BaseModel, count: int, *, rank: int = 16) ->
             b = torch.randn(shape.out_features, rank, generator=generator) * 0.01
             tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a.bfloat16(), b.bfloat16()
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(TARGETS)}
+        config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": kinds(base)}
         config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": base.name}
         (folder / "adapter_config.json").write_text(json.dumps(config))
         made.append((folder.name, folder))
     return made
+
+
+def kinds(base: BaseModel) -> list[str]:
+    """The last names of its linear layers, as an adapter's `target_modules` has them: q_proj, up_proj, …"""
+    return sorted({name.rpartition(".")[2] for name in base.modules})

@@ -21,8 +21,14 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-START_SECONDS = 300
+import httpx
+
+from loadtest.bench.traffic import VOCABULARY
+from loradock_server import wire
+
+START_SECONDS = 1200  # a large model is read and compiled for minutes
 STOCK_ENVIRONMENT = {"VLLM_PLUGINS": "none", "VLLM_NO_USAGE_STATS": "1"}
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -30,13 +36,12 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 STOCK = """
 import sys, uvloop
 from vllm.entrypoints.launchers.api_server.entry import run_server
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from loradock_server.engine.vllm_versions import moved
 if __name__ == "__main__":
-    cli_env_setup()
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args()
-    validate_parsed_serve_args(args)
+    moved("cli_env_setup")()
+    args = moved("make_arg_parser")(FlexibleArgumentParser()).parse_args()
+    moved("validate_parsed_serve_args")(args)
     uvloop.run(run_server(args))
 """
 
@@ -49,19 +54,30 @@ class Running:
     key: str
     base: str
     home: Path
+    vocabulary: range = VOCABULARY
+    engine_token: str = ""
+
+    def engine_state(self) -> dict[str, Any]:
+        """What our engine says of itself, its `dtype` and `kernel` among it. Raises httpx.HTTPError."""
+        transport = httpx.HTTPTransport(uds=str(self.home / "run/engine.sock"))
+        with httpx.Client(base_url="http://engine", transport=transport, timeout=30) as engine:
+            answer = engine.get(wire.STATE, headers={wire.TOKEN: self.engine_token})
+        state: dict[str, Any] = answer.raise_for_status().json()
+        return state
 
 
 @contextlib.contextmanager
 def ours(base: Path, **settings: str) -> Iterator[Running]:
     """`loradock serve` with a home folder that is thrown away."""
     home = Path(tempfile.mkdtemp(prefix="loradock-bench-"))
-    key = f"ld-{secrets.token_urlsafe(24)}"
+    key, token = f"ld-{secrets.token_urlsafe(24)}", secrets.token_urlsafe(24)
     port = _free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("LORADOCK_")}
     env |= {
         "LORADOCK_HOME": str(home),
         "LORADOCK_PORT": str(port),
         "LORADOCK_ADMIN_KEY": key,
+        "LORADOCK_ENGINE_TOKEN": token,
         "LORADOCK_MODEL": str(base),
         "LORADOCK_SERVED_MODEL_NAME": "base",
         "LORADOCK_LOG_LEVEL": "warning",
@@ -71,7 +87,7 @@ def ours(base: Path, **settings: str) -> Iterator[Running]:
     with _process(command, env, home) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/readyz", process, home)
-        yield Running(url, key, "base", home)
+        yield Running(url, key, "base", home, vocabulary(base), token)
 
 
 @contextlib.contextmanager
@@ -92,7 +108,14 @@ def stock(base: Path, adapters: Sequence[tuple[str, Path]], *, slots: int, memor
     with _process(command, env, home) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/health", process, home)
-        yield Running(url, key, "base", home)
+        yield Running(url, key, "base", home, vocabulary(base))
+
+
+def vocabulary(base: Path) -> range:
+    """Token ids that prompts may be made of: of VOCABULARY those that this model has."""
+    config = json.loads((base / "config.json").read_text())
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or VOCABULARY.stop
+    return range(min(VOCABULARY.start, size // 2), min(VOCABULARY.stop, size))
 
 
 @contextlib.contextmanager

@@ -45,10 +45,11 @@ class Outcome:
 
 
 class Target:
-    """A server; use as an async context manager. `key`: its API key."""
+    """A server; use as an async context manager. `key`: its API key; `vocabulary`: what prompts are made of."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, vocabulary: range = VOCABULARY) -> None:
         self._url = url
+        self._vocabulary = vocabulary
         self._headers = {"authorization": f"Bearer {key}"}
         self._random = random.Random(7)
         self._session: aiohttp.ClientSession | None = None
@@ -66,7 +67,7 @@ class Target:
     async def ask(self, model: str, shape: Shape) -> Sample:
         """One streamed completion with a prompt that no cache has seen. Raises RuntimeError unless it is answered."""
         assert self._session is not None
-        prompt = [self._random.choice(VOCABULARY) for _ in range(shape.tokens_in)]
+        prompt = [self._random.choice(self._vocabulary) for _ in range(shape.tokens_in)]
         body = {
             "model": model,
             "prompt": prompt,

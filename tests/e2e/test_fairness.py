@@ -11,9 +11,9 @@ from pathlib import Path
 import openai
 import pytest
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
 from loradock_server.engine.admission import TICK_SECONDS
-from tests.e2e.loud import make_loud
 from tests.e2e.server import Server, run_server
 from tests.e2e.waiting import LONG_ENOUGH_SECONDS
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import openai
 import pytest
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
-from tests.e2e.loud import make_loud
 from tests.e2e.server import Server, run_server
 from tests.e2e.waiting import eventually
 

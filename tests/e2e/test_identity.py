@@ -20,11 +20,12 @@ import pytest
 
 pytest.importorskip("peft")
 
+from loadtest.correctness.asking import Reply, Tokens, ask, distance, gap, some_text
+from loadtest.correctness.loud import make_loud
+from loadtest.correctness.oracle import Oracle
 from loradock_adapters.base_model import BaseModel
 from loradock_server import wire
-from tests.e2e.asking import Reply, Tokens, ask, distance, gap, report, some_text
-from tests.e2e.loud import make_loud
-from tests.e2e.oracle import Oracle
+from tests.e2e.reporting import report
 from tests.e2e.server import Server
 
 LONG = bool(os.environ.get("LONG_TESTS"))

@@ -22,8 +22,9 @@ pytest.importorskip("peft")
 
 from tokenizers import Tokenizer
 
+from loadtest.correctness.asking import Reply, Tokens, ask, gap
 from loradock_adapters.base_model import BaseModel
-from tests.e2e.asking import Reply, Tokens, ask, gap, report
+from tests.e2e.reporting import report
 from tests.e2e.server import EXAMPLES, LORADOCK, ROOT, Server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
 from tests.deploy.promql import empty_queries, panel_queries, rule_queries
-from tests.e2e.loud import make_loud
 from tests.e2e.prometheus import run_prometheus
 from tests.e2e.server import Server
 from tests.e2e.waiting import eventually, soon

@@ -10,18 +10,18 @@ import asyncio
 import os
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 pytest.importorskip("peft")
 
+from loadtest.correctness.asking import Reply, Tokens, ask, distance, gap, some_text
+from loadtest.correctness.judging import judge
+from loadtest.correctness.oracle import MORE_RECIPES, RECIPES, Oracle
 from loradock_adapters.base_model import BaseModel
-from tests.e2e.asking import Reply, Tokens, ask, distance, gap, report, some_text
-from tests.e2e.oracle import MORE_RECIPES, RECIPES, Oracle
+from tests.e2e.reporting import report
 from tests.e2e.server import Server, run_server
 
 LONG = bool(os.environ.get("LONG_TESTS"))
@@ -95,31 +95,6 @@ def answers(
     for (name, _), reply in zip(questions, replies, strict=True):
         assert reply.model == (f"{name}@1" if name else base.name)
     return replies
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One reply beside PEFT. `gaps`: of every logprob in it, the prompt's first; `torn`: by how much PEFT preferred
-    another token to one of the answer, at most.
-    """
-
-    name: str
-    gaps: npt.NDArray[np.float64]
-    torn: float
-
-
-def judge(oracle: Oracle, name: str | None, reply: Reply) -> Verdict:
-    sequence = (*reply.prompt, *reply.tokens)
-    truth = oracle.logprobs(name, sequence)
-    first = len(reply.prompt)
-    likely = np.array([truth[i, token] for i, token in enumerate(sequence[1:])])
-    best = truth[first - 1 : -1].max(axis=1)
-    given = (*(reply.prompt_logprobs or ()), *reply.logprobs)
-    return Verdict(
-        f"{name or 'the base'} after {first} tokens",
-        np.abs(likely[-len(given) :] - given),
-        float((best - likely[first - 1 :]).max()),
-    )
 
 
 def assert_as_peft(oracle: Oracle, questions: Sequence[Question], replies: Sequence[Reply]) -> None:

@@ -18,9 +18,9 @@ import httpx
 import openai
 import pytest
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
 from loradock_server import wire
-from tests.e2e.loud import make_loud
 from tests.e2e.server import LORADOCK, ROOT, START_SECONDS, Server, run_server
 from tests.e2e.waiting import soon, until_ended
 

@@ -12,9 +12,9 @@ import openai
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
-from tests.e2e.asking import report
-from tests.e2e.loud import make_loud
+from tests.e2e.reporting import report
 from tests.e2e.server import Server
 from tests.e2e.waiting import eventually
 

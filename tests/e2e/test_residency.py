@@ -16,9 +16,9 @@ import openai
 import psutil
 import pytest
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
-from tests.e2e.asking import report
-from tests.e2e.loud import make_loud
+from tests.e2e.reporting import report
 from tests.e2e.server import Server, run_server
 from tests.e2e.waiting import eventually, until_ended
 

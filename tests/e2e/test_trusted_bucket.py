@@ -11,9 +11,9 @@ import obstore
 import openai
 import pytest
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.signing import make_key, read_key, write_signature
-from tests.e2e.loud import make_loud
 from tests.e2e.server import Server, run_server
 from tests.postgres import Postgres
 from tests.seaweed import Seaweed

@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
-from tests.e2e.loud import make_loud
 from tests.e2e.server import Server
 from tests.e2e.waiting import eventually
 

@@ -20,6 +20,7 @@ from loradock_server.cli.errors import NotDone, ServerRefused
 from loradock_server.cli.follow import followed
 from loradock_server.cli.output import Output
 from loradock_server.cli.upload import open_adapter
+from loradock_server.engine.vllm_versions import start_message
 
 POLL_SECONDS = 0.25
 
@@ -59,7 +60,7 @@ class Greeting:
             for name, folder in adapters:
                 self._steps.done(await asyncio.to_thread(register, self._connection, name, folder))
             await self._until_ready(client)
-            self._steps.done("engine ready")
+            self._steps.done(f"engine ready: {start_message()}")
             models = (await client.get("/v1/models")).json()["data"]
         self._steps.lines(*self._to_paste([model["id"] for model in models]))
 

@@ -16,18 +16,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import prometheus_client
 import uvicorn
 
 from loradock_adapters.base_model import BaseModel
 
-from . import exits, orphans, vllm_compat
+from . import exits, orphans, vllm_compat, vllm_versions
 from .admission import Admission
 from .guard import Guard
 from .internal import Internal
 from .launch import LaunchOrder, trace_endpoint, vllm_flags
+from .leaving import end_with, leave
 from .limits import MemoryLimits
 from .observer import EngineObserver
 from .probe import Probe
@@ -55,7 +56,7 @@ def main() -> None:
     orphans.lead()
     import uvloop
 
-    uvloop.run(run(order))
+    end_with(lambda: uvloop.run(run(order)))
 
 
 async def run(order: LaunchOrder) -> None:
@@ -66,8 +67,8 @@ async def run(order: LaunchOrder) -> None:
         loop.add_signal_handler(number, stop.set)
     watch_supervisor(loop)
     refuse_taken(order.address)
-    if warning := vllm_compat.version_warning():
-        log.warning("%s", warning)
+    known_good = vllm_versions.version_warning() is None
+    log.log(logging.INFO if known_good else logging.WARNING, "%s", vllm_versions.start_message())
     signatures = Signatures()
     stager = Stager(
         StagerOrder(
@@ -264,12 +265,6 @@ async def leave_when_hung(pulse: Pulse) -> None:
     """End this process when vLLM's engine core or a worker is there but does nothing any more."""
     log.error("the vLLM engine hangs: %s; leaving so that the supervisor starts a new one", await pulse.hung())
     leave(exits.HUNG)
-
-
-def leave(status: int) -> NoReturn:
-    """Not by way of vLLM's shutdown, which may wait for a hung process; the supervisor ends the process group."""
-    logging.shutdown()
-    os._exit(status)
 
 
 def leave_with_everything() -> None:

@@ -104,13 +104,15 @@ def _by_rule(rule: Rule, found: re.Match[str], lines: list[_Line], number: int) 
 def _by_deaths(lines: list[_Line]) -> StartFailure | None:
     """What is told of a process that could not tell anything itself: somebody killed it."""
     for line in lines:
-        if found := _DEATH.search(line.text):
-            by = exits.explain(int(found["status"] or found["core"]))
-            return StartFailure(
-                f"a process of the engine was ended by {by}",
-                "see who did, the kernel's log (dmesg) too; mostly it is want of memory",
-                passing=True,
-            )
+        found = _DEATH.search(line.text)
+        if found is None and not any(wrapper in line.text for wrapper in _WRAPPERS):
+            continue
+        by = f" by {exits.explain(int(found['status'] or found['core']))}" if found else ""
+        return StartFailure(
+            f"vLLM's core or a worker was ended from outside{by}, and could not say why",
+            "see who did, the kernel's log (dmesg) too; mostly it is want of memory",
+            passing=True,
+        )
     return None
 
 

@@ -45,6 +45,11 @@ RULES: tuple[Rule, ...] = (
         "report it with this line and the processor's name (grep -m1 'model name' /proc/cpuinfo)",
     ),
     _rule(
+        r"KernelUnfit: (?P<why>.+?)(?:; leave it on auto)?$",
+        "{why}",
+        "set LORADOCK_CPU_KERNEL=auto, which takes the fastest that this machine has",
+    ),
+    _rule(
         r"\[Errno 28\]|No space left on device|[Dd]isk quota exceeded",
         "no space left on a device: {line}",
         "free some: compiled models go to HOME/cache, temporary files to TMPDIR, processes share /dev/shm",

@@ -1,4 +1,4 @@
-"""Every private name of vLLM that we lean on, in one place. Written against vLLM 0.32.
+"""Every private name of vLLM that we lean on, in one place; where its versions differ, `vllm_versions` knows.
 
 Three groups: building vLLM's application without its command line; hooks that let us see what a request costs and
 which adapter it used; loading and unloading adapters. Where vLLM moves something, tests/server/engine/
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
-import vllm
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import Span
@@ -33,8 +32,6 @@ from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 from vllm.entrypoints.launchers.app import build_app
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
@@ -64,22 +61,18 @@ from .context import Generation, RequestContext, current_request
 from .residency import AdapterGone, AdapterUnfit, EngineGone, NoRoom, Prepared, ResidencyError
 from .selftest import Answer, Row
 from .staging import Layer, Plan, Slice, unstage
+from .vllm_versions import moved
 
 log = logging.getLogger(__name__)
 
-KNOWN_GOOD = ("0.32.",)
+make_arg_parser = moved("make_arg_parser")
+validate_parsed_serve_args = moved("validate_parsed_serve_args")
+cli_env_setup = moved("cli_env_setup")
+
 # vLLM's warm-up uses the ids 1 … max_loras for its dummies; ours start far above and are never used twice.
 FIRST_ADAPTER_NUMBER = 100_000
 VLLMS_OWN = "vLLM's own"
 """The kernel that computes LoRA where ours is not."""
-
-
-def version_warning() -> str | None:
-    """A sentence for the operator when this vLLM is not one we have proved ourselves on, else None."""
-    if vllm.__version__.startswith(KNOWN_GOOD):
-        return None
-    known = ", ".join(f"{prefix}*" for prefix in KNOWN_GOOD)
-    return f"vLLM {vllm.__version__} is not a version this engine is tested with (known good: {known})"
 
 
 def on_cpu() -> bool:

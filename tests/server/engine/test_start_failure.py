@@ -33,6 +33,8 @@ PLANTED = {
     "compiler_fails": (1, "compiler failed at the model: internal compiler error", "LORADOCK_COMPILE=false", False),
     "no_header": (1, "Python's headers: Python.h", "python3-dev", False),
     "no_space": (1, "no space left", "free some", False),
+    "llvm": (1, "LLVM ERROR: Do not know how to split the result of this operator!", "the processor's name", False),
+    "core_killed": (1, "vLLM's core or a worker was ended from outside", "dmesg", True),
     "selftest": (exits.UNSOUND, "self-test failed: the base model beside an adapter differs", "Correctness", False),
 }  # fmt: skip
 

@@ -321,7 +321,9 @@ def test_a_cause_that_may_pass_is_tried_a_few_times_and_not_without_end(
     serving_order: LaunchOrder, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     words = (
-        "ERROR: [Errno 98] address already in use\nnanobind: leaked 3 instances!\n - leaked instance 0x7f of type Map"
+        "ERROR: [Errno 98] address already in use\n"
+        "nanobind: leaked 3 instances!\n - leaked instance 0x7f of type Map\n"
+        "See https://nanobind.readthedocs.io/en/latest/refleaks.html/venv/resource_tracker.py: UserWarning"
     )
     error = run_to_failure(serving_order, failing(words, 1))
     assert error.tries == len(Path(serving_order.artifacts).read_text().splitlines()) == STARTS_TRIED
@@ -330,6 +332,8 @@ def test_a_cause_that_may_pass_is_tried_a_few_times_and_not_without_end(
     said = capfdbinary.readouterr().err
     assert said.count(b"[Errno 98]") >= STARTS_TRIED
     assert b"leaked" not in said
+    assert b"nanobind" not in said
+    assert said.count(b"\n/venv/resource_tracker.py") == STARTS_TRIED
 
 
 def test_an_engine_that_has_served_is_replaced_however_its_next_starts_end(

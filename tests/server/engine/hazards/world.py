@@ -24,6 +24,7 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.model_executor.model_loader import get_model
 
+from loadtest.correctness.loud import make_loud
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.check import Limits
 from loradock_adapters.store import FolderStore
@@ -33,7 +34,6 @@ from loradock_server.engine.launch import target_modules
 from loradock_server.engine.limits import MemoryLimits
 from loradock_server.engine.residency import Residency
 from loradock_server.engine.stager import Stager, StagerOrder
-from tests.e2e.loud import make_loud
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 

@@ -63,8 +63,9 @@ MORE_RECIPES: dict[str, dict[str, Any]] = {
 class Oracle:
     """The base in float32 and any number of adapters on it, by name; None is the base alone."""
 
-    def __init__(self, base: Path) -> None:
-        self._base = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    def __init__(self, base: Path, device: str = "cpu") -> None:
+        self.device = device
+        self._base = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(device).eval()
         self._model: Any = None
         self._seen: dict[tuple[str | None, tuple[int, ...]], npt.NDArray[np.float32]] = {}
 
@@ -105,7 +106,7 @@ class Oracle:
         return self._seen[name, tokens]
 
     def _compute(self, name: str | None, tokens: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        ids = torch.tensor([tokens])
+        ids = torch.tensor([tokens], device=self.device)
         with torch.inference_mode():
             if name is not None:
                 self._model.set_adapter(name)
@@ -115,7 +116,7 @@ class Oracle:
                     logits = self._model(ids).logits
             else:
                 logits = self._base(ids).logits
-            result: npt.NDArray[np.float32] = torch.log_softmax(logits[0].float(), dim=-1).numpy()
+            result: npt.NDArray[np.float32] = torch.log_softmax(logits[0].float(), dim=-1).cpu().numpy()
         return result
 
     def _layers(self, name: str) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,8 +13,7 @@ from typing import Any
 import openai
 from tokenizers import Tokenizer
 
-from tests.e2e.server import ROOT
-
+ROOT = Path(__file__).parents[2]
 Tokens = tuple[int, ...]
 
 
@@ -94,8 +92,3 @@ def distance(one: Reply, other: Reply) -> float:
 def gap(one: Sequence[float], other: Sequence[float]) -> float:
     """The largest difference between two rows of logprobs."""
     return max((abs(x - y) for x, y in zip(one, other, strict=True)), default=0.0)
-
-
-def report(text: str) -> None:
-    """A measured value, for whoever runs pytest with -s or -rP."""
-    sys.stdout.write(f"\n{text}\n")
