@@ -24,6 +24,8 @@ PROCESSES_BYTES = 2_000_000_000
 # Below these nothing is served that anybody would want; what was not chosen by the operator is lowered to them at most.
 LEAST_KV_CACHE_BYTES = 256 << 20
 LEAST_ADAPTER_BYTES = 256 << 20
+LEAST_BESIDES_BYTES = PROCESSES_BYTES + LEAST_KV_CACHE_BYTES + LEAST_ADAPTER_BYTES
+"""What must be left beside the weights."""
 
 
 class NotEnoughMemory(Exception):
@@ -111,7 +113,7 @@ def with_dtype(
         base.dtype,
         weights_bytes(base.folder, "float32") // NUMBER_BYTES["float32"],
         memory.available_bytes,
-        besides_bytes=PROCESSES_BYTES + LEAST_KV_CACHE_BYTES + LEAST_ADAPTER_BYTES,
+        besides_bytes=LEAST_BESIDES_BYTES,
     )
     return replace(order, dtype=choice.dtype), f"LORADOCK_DTYPE=auto is {choice.dtype}: {choice.reason}"
 
