@@ -38,6 +38,8 @@ from loradock_server.cli.home import base_folder, read_settings
 from loradock_server.cli.options import AsJson
 from loradock_server.cli.output import Output, answering, table
 from loradock_server.cli.wording import NOTHING, size
+from loradock_server.engine.machine_memory import MachineMemory
+from loradock_server.engine.memory_need import besides_bytes
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|GB|G|MiB|MB|M)?", re.IGNORECASE)
 _UNITS = {"g": GIB, "gib": GIB, "gb": 10**9, "m": 1 << 20, "mib": 1 << 20, "mb": 10**6}
@@ -110,7 +112,7 @@ def plan(
             dropout=dropout,
             optimizer=optimizer,
         )
-        dtypes = _dtypes(shape, lora, wanted, device, memory_bytes)
+        dtypes = _dtypes(shape, lora, wanted, device, memory_bytes, here=memory is None)
         if not device.is_gpu:
             output.step(f"timing this processor in {dtypes.training.dtype}")
             device = timed_processor(shape, dtypes.training.dtype)
@@ -137,17 +139,24 @@ class _Dtypes:
     serving: ServingChoice
 
 
-def _dtypes(shape: ModelShape, lora: LoraSize, wanted: Run, device: Device, memory_bytes: int) -> _Dtypes:
-    """By the rules that training and the engine go by."""
-    here = None if device.is_gpu else Processor.here()
+def _dtypes(
+    shape: ModelShape, lora: LoraSize, wanted: Run, device: Device, memory_bytes: int, *, here: bool
+) -> _Dtypes:
+    """By the rules that training and the engine go by; the engine, if it is to start `here`, by what is free now."""
+    processor = None if device.is_gpu else Processor.here()
     lightest = least(shape, lora, replace(wanted, dtype="float32"), device).needs_bytes
-    training = choose_training_dtype("auto", here, lightest, memory_bytes)
+    training = choose_training_dtype("auto", processor, lightest, memory_bytes)
     set_dtype = read_settings().dtype
     if set_dtype != "auto":
         return _Dtypes(training, ServingChoice(set_dtype, "LORADOCK_DTYPE says so"))
-    if here is None:
+    if processor is None:
         return _Dtypes(training, ServingChoice("bfloat16", "a GPU serves"))
-    return _Dtypes(training, choose_dtype(here, shape.dtype, shape.parameters, memory_bytes))
+    free = MachineMemory.here() if here else None
+    left = memory_bytes if free is None else free.available_bytes
+    return _Dtypes(
+        training,
+        choose_dtype(processor, shape.dtype, shape.parameters, left, besides_bytes=besides_bytes(compiling=True)),
+    )
 
 
 class _Page:

@@ -27,6 +27,15 @@ LEAST_KV_CACHE_BYTES = 256 << 20
 LEAST_ADAPTER_BYTES = 256 << 20
 
 
+def besides_bytes(*, compiling: bool) -> int:
+    """What must be left beside the weights, at the least."""
+    return _processes_bytes(compiling=compiling) + LEAST_KV_CACHE_BYTES + LEAST_ADAPTER_BYTES
+
+
+def _processes_bytes(*, compiling: bool) -> int:
+    return PROCESSES_BYTES + (COMPILING_BYTES if compiling else 0)
+
+
 class NotEnoughMemory(Exception):
     """This engine cannot start here. `fix` is what the operator can do."""
 
@@ -63,7 +72,9 @@ def fitted(
     `chosen`: names of the settings that the operator gave, which stay as they are. Raises NotEnoughMemory.
     """
     dtype = order.dtype if order.dtype in NUMBER_BYTES else base.dtype if base.dtype in NUMBER_BYTES else "float32"
-    need = Need(weights_bytes(base.folder, dtype), order.kv_cache_bytes, dtype, _processes(order))
+    need = Need(
+        weights_bytes(base.folder, dtype), order.kv_cache_bytes, dtype, _processes_bytes(compiling=order.compile)
+    )
     said = []
     free = memory.available_bytes - LEAST_ADAPTER_BYTES
     if need.total > free and "kv_cache_bytes" not in chosen:
@@ -104,10 +115,6 @@ def _fix(need: Need, chosen: Set[str], *, compiles: bool) -> str:
     return ", ".join([*ways, "close other programs, take a smaller model"]) + ", or give it more memory"
 
 
-def _processes(order: LaunchOrder) -> int:
-    return PROCESSES_BYTES + (COMPILING_BYTES if order.compile else 0)
-
-
 def with_dtype(
     order: LaunchOrder, base: BaseModel, memory: MachineMemory, processor: Processor
 ) -> tuple[LaunchOrder, str | None]:
@@ -119,7 +126,7 @@ def with_dtype(
         base.dtype,
         weights_bytes(base.folder, "float32") // NUMBER_BYTES["float32"],
         memory.available_bytes,
-        besides_bytes=_processes(order) + LEAST_KV_CACHE_BYTES + LEAST_ADAPTER_BYTES,
+        besides_bytes=besides_bytes(compiling=order.compile),
     )
     return replace(order, dtype=choice.dtype), f"LORADOCK_DTYPE=auto is {choice.dtype}: {choice.reason}"
 
