@@ -152,7 +152,7 @@ def without_lora(version: str | None) -> frozenset[str]:
     that no known version takes adapters for.
     """
     table = _table()
-    if version in table:
+    if version is not None and version in table:
         return table[version]
     return frozenset.intersection(*table.values())
 
