@@ -93,7 +93,8 @@ def _check_served(pairs: Pairs, base: BaseModel, findings: Findings) -> None:
     if not idle:
         return
     if any(module in base.modules for module in pairs):
-        text = f"{len(idle)} modules have no part in answers to text and are left out, such as {shortened(idle[0])}"
+        count = "1 module has" if len(idle) == 1 else f"{len(idle)} modules have"
+        text = f"{count} no part in answers to text; what trained there is left out, such as {shortened(idle[0])}"
         findings.note(NoteCode.NOT_APPLIED, text)
     else:
         findings.fault(

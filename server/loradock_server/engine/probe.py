@@ -16,7 +16,7 @@ import numpy as np
 
 from .admission import Admission, Reading
 from .residency import Residency
-from .selftest import Answer, Prober, Row
+from .selftest import LOGPROBS, Answer, Prober, Row
 
 PROMPT_TOKENS = 32
 TOKENS = 4
@@ -43,11 +43,20 @@ class Probe:
     """Asks a fixed prompt of the base and of an adapter at the same time, and compares."""
 
     def __init__(
-        self, prober: Prober, residency: Residency, admission: Admission, *, vocab_size: int, max_model_len: int
+        self,
+        prober: Prober,
+        residency: Residency,
+        admission: Admission,
+        *,
+        vocab_size: int,
+        max_model_len: int,
+        number: str = LOGPROBS.name,
     ) -> None:
+        """`number`: what answers are made of, in words."""
         self._prober = prober
         self._residency = residency
         self._admission = admission
+        self._number = number
         self._prompt = fixed_prompt(vocab_size, max_model_len)
         self._one_at_a_time = asyncio.Lock()
 
@@ -68,14 +77,16 @@ class Probe:
         for _ in range(ROUNDS):
             *base, adapted = await self._prober.answers(rows, TOKENS)
             if not all(map(math.isfinite, logprobs(adapted))):
-                return Verdict(f"{adapter_id} gives logprobs that are NaN or infinite; train it again, or more gently")
+                return Verdict(
+                    f"{adapter_id} gives a {self._number} that is NaN or infinite; train it again, or more gently"
+                )
             noise = max(gap(one, other) for one, other in itertools.combinations(base, 2))
             effect = min(gap(answer, adapted) for answer in base)
             if effect > NOISE_FACTOR * noise:
                 return Verdict(None, effect, noise)
         return Verdict(
-            f"{adapter_id} changes nothing: it moves no logprob of the fixed prompt by more than {effect:.3g}, where "
-            f"the base model's own answers differ by {noise:.3g}; train it longer, or look at its scale",
+            f"{adapter_id} changes nothing: it moves no {self._number} of the fixed prompt by more than {effect:.3g}, "
+            f"where the base model's own answers differ by {noise:.3g}; train it longer, or look at its scale",
             effect,
             noise,
         )

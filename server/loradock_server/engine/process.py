@@ -34,7 +34,7 @@ from .observer import EngineObserver
 from .probe import Probe
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
-from .selftest import SelfTestFailed, self_test
+from .selftest import EMBEDDINGS, LOGPROBS, Numbers, SelfTestFailed, self_test
 from .signatures import Signatures
 from .stager import Stager, StagerOrder
 from .usage import UsageFeed
@@ -118,31 +118,39 @@ async def run(order: LaunchOrder) -> None:
 
 async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_compat.AdapterLoader) -> None:
     """End this process, before anybody was answered, when adapters and base do not keep apart."""
-    if not engine.generates:
-        log.warning("no self-test: %s does not generate text", base.name)
+    prober = vllm_compat.prober_of(engine)
+    if prober is None:
+        log.warning("no self-test: %s gives neither text nor embeddings", base.name)
         return
     began = time.monotonic()
     log.info("self-test begins")
     try:
         found = await self_test(
-            vllm_compat.Prober(engine),
+            prober,
             loader,
             base,
             slots=engine.max_loras,
             dtype=engine.dtype,
             max_model_len=engine.max_model_len,
+            numbers=numbers_of(engine),
         )
     except SelfTestFailed as error:
         log.error("self-test failed, the engine will not serve: %s", error)
         leave(exits.UNSOUND)
     log.info(
-        "self-test passed in %.1f s: base logprobs move by %.2g beside other requests and by %.2g beside adapters, "
+        "self-test passed in %.1f s: a base %s moves by %.2g beside other requests and by %.2g beside adapters, "
         "which move theirs by %.2g",
         time.monotonic() - began,
+        numbers_of(engine).name,
         found.noise,
         found.moved,
         found.effect,
     )
+
+
+def numbers_of(engine: vllm_compat.Engine) -> Numbers:
+    """What the engine's answers are made of."""
+    return LOGPROBS if engine.generates else EMBEDDINGS
 
 
 def build_guard(
@@ -173,13 +181,14 @@ def build_guard(
     )
     feed = UsageFeed()
     probe = None
-    if engine.generates:
+    if prober := vllm_compat.prober_of(engine, "probe"):
         probe = Probe(
-            vllm_compat.Prober(engine, "probe"),
+            prober,
             residency,
             admission,
             vocab_size=base.vocab_size,
             max_model_len=engine.max_model_len,
+            number=numbers_of(engine).name,
         )
 
     def describe() -> dict[str, Any]:

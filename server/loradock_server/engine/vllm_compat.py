@@ -41,6 +41,7 @@ from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
 from vllm.lora.utils import is_supported_lora_module, parse_fine_tuned_lora_name
 from vllm.platforms import current_platform
+from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.core import EngineCoreProc
@@ -96,10 +97,11 @@ def missing_for_compiling() -> str | None:
 class Engine:
     """vLLM's engine client and its web application, built and ready to be served."""
 
-    def __init__(self, client: EngineClient, app: Any, *, generates: bool) -> None:
+    def __init__(self, client: EngineClient, app: Any, tasks: Sequence[str]) -> None:
         self.client = client
         self.app = app
-        self.generates = generates  # else it is a model for embeddings and the like
+        self.generates = "generate" in tasks  # else it is a model for embeddings and the like
+        self.embeds = next((task for task in ("embed", "token_embed") if task in tasks), None)
 
     @property
     def errored(self) -> bool:
@@ -148,7 +150,7 @@ async def running_engine(flags: Sequence[str]) -> AsyncIterator[Engine]:
         app = build_app(args, tasks, client.model_config)
         await init_app_state(client, app.state, args, tasks)
         app.state.server = _NoServer()
-        yield Engine(client, app, generates="generate" in tasks)
+        yield Engine(client, app, tasks)
 
 
 class _NoServer:
@@ -470,6 +472,40 @@ class Prober:
             tuple(answer.token_ids),
             tuple({token: one.logprob for token, one in logprobs.items()} for logprobs in answer.logprobs),
         )
+
+
+class EmbeddingProber:
+    """The same for a model that gives embeddings. An answer's numbers are the embedding's, over their root mean square,
+    where a prober of text has logprobs: about 1 whatever the model's width and scale.
+    """
+
+    def __init__(self, engine: Engine, purpose: str = "self-test") -> None:
+        self._client = engine.client
+        self._params = PoolingParams(task=engine.embeds, skip_reading_prefix_cache=True)
+        self._purpose = purpose
+        self._models = engine.app.state.openai_serving_models
+        self._asked = itertools.count()
+
+    async def answers(self, rows: Sequence[Row], tokens: int) -> list[Answer]:
+        return await asyncio.gather(*map(self._answer, rows))
+
+    async def _answer(self, row: Row) -> Answer:
+        encoded = self._client.encode(
+            tokens_input(list(row.prompt)),
+            self._params,
+            f"{self._purpose}-{next(self._asked)}",
+            lora_request=self._models.lora_requests[row.adapter] if row.adapter else None,
+            trace_headers=Prober.UNTRACED if await self._client.is_tracing_enabled() else None,
+        )
+        numbers = [part async for part in encoded][-1].outputs.data.flatten().double()
+        return Answer(tuple((numbers / numbers.square().mean().sqrt()).tolist()), (), ())
+
+
+def prober_of(engine: Engine, purpose: str = "self-test") -> Prober | EmbeddingProber | None:
+    """Who can ask this engine, None where its answers are neither text nor embeddings."""
+    if engine.generates:
+        return Prober(engine, purpose)
+    return EmbeddingProber(engine, purpose) if engine.embeds else None
 
 
 def refusal(adapter_id: str, text: str) -> ResidencyError:

@@ -106,6 +106,10 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 
 def adapted(model: Any, name: str, folder: Path) -> Any:
     """PEFT around the base with both adapters, random and strong; written to a folder for each."""
+    for module in model.modules():
+        module.do_not_compile = (
+            True  # where vLLM runs transformers' own class (GPT-NeoX), it changes how that is called
+        )
     peft: Any = None
     for seed, kind in enumerate(ADAPTERS):
         targets = attention(name) if kind == "narrow" else "all-linear"

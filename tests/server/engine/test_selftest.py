@@ -146,14 +146,29 @@ class BatchesSpoilTheBase(TinyEngine):
         return [part / len(prompts) for part in super().step(prompts, ids)]
 
 
+def embedding(broken: type[TinyEngine]) -> type[TinyEngine]:
+    """The same engine, answering with the state of the last token, as models for embeddings do."""
+
+    class Embedding(broken):  # type: ignore[misc,valid-type]
+        async def answers(self, rows: Sequence[Row], tokens: int) -> list[Answer]:
+            ids = [self.numbers[row.adapter] if row.adapter else 0 for row in rows]
+            found = [given[-1] for given in self.step([list(row.prompt) for row in rows], ids)]
+            return [Answer(tuple((one / one.square().mean().sqrt()).tolist()), (), ()) for one in found]
+
+    return Embedding
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> BaseModel:
     modules = MappingProxyType({LAYER: LinearShape(WIDTH, WIDTH)})
     return BaseModel(tmp_path, "tiny", "d", "float32", "LlamaForCausalLM", VOCAB, modules)
 
 
-def run(engine: TinyEngine, base: BaseModel, *, max_model_len: int = 64) -> Findings:
-    return asyncio.run(self_test(engine, engine, base, slots=SLOTS, dtype="float32", max_model_len=max_model_len))
+def run(
+    engine: TinyEngine, base: BaseModel, *, max_model_len: int = 64, numbers: selftest.Numbers = selftest.LOGPROBS
+) -> Findings:
+    test = self_test(engine, engine, base, slots=SLOTS, dtype="float32", max_model_len=max_model_len, numbers=numbers)
+    return asyncio.run(test)
 
 
 def test_a_sound_engine_passes_with_every_slot_filled_and_nothing_left_behind(base: BaseModel) -> None:
@@ -178,7 +193,13 @@ def test_of_many_slots_the_first_and_the_last_are_asked(base: BaseModel) -> None
     assert len(asked) == selftest.MOST_ADAPTER_ROWS
 
 
-@pytest.mark.parametrize("broken", [LastSlotForBaseRows, NeighbourLeaks])
+def test_a_sound_engine_for_embeddings_passes(base: BaseModel) -> None:
+    found = run(embedding(TinyEngine)(), base, numbers=selftest.EMBEDDINGS)
+    assert found.moved < 1e-4
+    assert found.effect > selftest.EMBEDDINGS.effect
+
+
+@pytest.mark.parametrize("broken", [LastSlotForBaseRows, NeighbourLeaks, embedding(LastSlotForBaseRows)])
 def test_base_rows_that_feel_an_adapter_are_a_failure(base: BaseModel, broken: type[TinyEngine]) -> None:
     engine = broken()
     with pytest.raises(SelfTestFailed, match="base requests would be answered by adapters"):
@@ -186,10 +207,10 @@ def test_base_rows_that_feel_an_adapter_are_a_failure(base: BaseModel, broken: t
     assert engine.in_slot == [None] * SLOTS
 
 
-@pytest.mark.parametrize("broken", [AdaptersDoNothing, OneSlotDoesNothing])
+@pytest.mark.parametrize("broken", [AdaptersDoNothing, OneSlotDoesNothing, embedding(OneSlotDoesNothing)])
 def test_an_adapter_without_effect_is_a_failure(base: BaseModel, broken: type[TinyEngine]) -> None:
     with pytest.raises(SelfTestFailed, match="would be answered by the base model"):
-        run(broken(), base)
+        run(broken(), base, numbers=selftest.EMBEDDINGS)
 
 
 def test_a_base_that_differs_from_itself_is_not_taken_for_noise(base: BaseModel) -> None:

@@ -1,0 +1,59 @@
+"""Which layers a base has by PEFT's names: by headers where that suffices, by transformers, and by rules without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+
+from loradock_adapters import base_layers
+from loradock_adapters.base_model import BaseModel
+from loradock_adapters.base_modules import read_modules
+from tests.e2e.architectures.bases import GENERATING, POOLING, make_base
+
+ASKED = ("qwen2.5-vl", "gemma3", "bert")  # where headers alone say too little
+
+
+@pytest.fixture
+def no_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_layers, "can_build", lambda: False)
+
+
+@pytest.mark.parametrize("name", [*GENERATING, *POOLING])
+@pytest.mark.usefixtures("no_transformers")
+def test_without_transformers_the_adaptable_layers_are_the_same(name: str, tmp_path: Path) -> None:
+    make_base(name, tmp_path)
+    base, truth = BaseModel.read(tmp_path), read_modules(tmp_path)
+    assert base.modules == truth.adaptable
+    assert (base.others.keys() != set()) == (name in ASKED)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_transformers_is_asked_once_for_a_folder_and_again_when_the_configuration_changes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_base(name, tmp_path)
+    asked: list[Path] = []
+
+    def here(folder: Path) -> object:
+        asked.append(folder)
+        return read_modules(folder)
+
+    monkeypatch.setattr(base_layers, "modules_elsewhere", here)
+    first = BaseModel.read(tmp_path)
+    assert BaseModel.read(tmp_path) == first
+    assert len(asked) == 1
+    assert first.digest == BaseModel.read(tmp_path).digest, "what was said is no part of the model"
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text() + "\n")
+    assert BaseModel.read(tmp_path).modules == first.modules
+    assert len(asked) == 2
+
+
+@pytest.mark.usefixtures("no_transformers")
+def test_no_embedding_is_a_layer_that_adapters_may_change(tmp_path: Path) -> None:
+    for name in [*GENERATING, *POOLING]:
+        make_base(name, tmp_path / name)
+        base = BaseModel.read(tmp_path / name)
+        assert not [module for module in base.modules if "embed" in module or "head" in module.split(".")[-1]], name
