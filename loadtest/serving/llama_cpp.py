@@ -38,6 +38,7 @@ BUILD = (
 CONVERT = """
 import os, runpy, sys
 script, base, *pairs = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(script))  # what it imports lies beside it
 for folder, path in zip(pairs[::2], pairs[1::2]):
     sys.argv = [script, folder, "--base", base, "--outtype", "f16", "--outfile", path + ".part"]
     try:
