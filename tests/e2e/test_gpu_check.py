@@ -38,7 +38,7 @@ def test_a_sound_server_passes_every_step_and_another_adapters_answers_do_not(
     assert {step.verdict for step in findings.steps} == {"PASS"}
 
     # The same answers, said to be by each other's adapters.
-    swapped = {"loud-0": "loud-1", "loud-1": "loud-0"}
+    swapped = {"check-loud-0": "check-loud-1", "check-loud-1": "check-loud-0"}
     wrong = Findings({}, report)
     mixed_up = [(swapped.get(name or "", name), prompt) for name, prompt in asked]
     checks.check_oracle(wrong, base, made, mixed_up, replies, dtype, "cpu")
