@@ -17,7 +17,7 @@ pytest.importorskip("vllm")
 pytest.importorskip("peft")
 
 from tests.e2e.architectures.bases import GENERATING, POOLING
-from tests.e2e.asking import report
+from tests.e2e.reporting import report
 from tests.e2e.server import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
