@@ -49,7 +49,7 @@ class Numbers:
 
 
 LOGPROBS = Numbers("logprob", FLOORS, TOLERANCE_LIMIT, EFFECT)
-# An embedding's numbers over their root mean square. Measured on a BERT of two layers in float32: 0 beside others, and 2.9
+# An embedding's numbers over their root mean square. Measured on a BERT of two layers in float32: 0 beside others, 2.9
 # by the loud adapter, which layer norms hold down; so the least is far below that of logprobs.
 EMBEDDINGS = Numbers("number of an embedding", {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}, 0.2, 0.25)
 
