@@ -28,8 +28,10 @@ from .residency import Loader, ResidencyError
 FLOORS = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 NOISE_FACTOR = 4.0
 TOLERANCE_LIMIT = 1.5
-# An adapter must move a logprob by this at least, more than noise is ever allowed to. Measured: 3.7 and more.
+# An adapter must move a logprob by this, more than noise is ever allowed to. Measured: 3.7 and more. Small models, and
+# those that norm what each layer adds (Gemma 3: 1.4), are moved less: where noise is small, a multiple of it is enough.
 EFFECT = 2.0
+EFFECT_FACTOR = 4.0
 
 RANK = 4
 TOKENS = 4
@@ -49,8 +51,8 @@ class Numbers:
 
 
 LOGPROBS = Numbers("logprob", FLOORS, TOLERANCE_LIMIT, EFFECT)
-# An embedding's numbers over their root mean square. Measured on a BERT of two layers in float32: 0 beside others, and
-# 2.9 by the loud adapter, which layer norms hold down; so the least is far below that of logprobs.
+# An embedding's numbers over their root mean square. Measured on a BERT of two layers in float32: 0 beside others, 2.9
+# by the loud adapter, which layer norms hold down; so the least is far below that of logprobs.
 EMBEDDINGS = Numbers("number of an embedding", {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}, 0.2, 0.25)
 
 
@@ -141,10 +143,11 @@ def judge(findings: Findings, dtype: str, numbers: Numbers = LOGPROBS) -> None:
             f"tolerance {tolerance:.3g} in {dtype}: base requests would be answered by adapters; "
             "are LoRADock's kernels in place and is this vLLM known good?"
         )
-    if findings.effect < numbers.effect:
+    least = min(numbers.effect, max(numbers.effect / 8, EFFECT_FACTOR * tolerance))
+    if not findings.effect >= least:
         raise SelfTestFailed(
             f"an adapter of loud random weights moved no {numbers.name} by more than {findings.effect:.3g}, "
-            f"least {numbers.effect}: adapter requests would be answered by the base model"
+            f"least {least:.2g}: adapter requests would be answered by the base model"
         )
 
 

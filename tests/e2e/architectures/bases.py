@@ -75,7 +75,7 @@ def make_base(name: str, folder: Path) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             # Away from what a fresh model has: norms of 1, biases of 0.
-            parameter += torch.randn_like(parameter) * 0.05
+            parameter += torch.randn_like(parameter) * 0.02
     model.eval().save_pretrained(folder)
     return model
 

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -186,12 +187,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for name in sys.argv[1:]:
+        began = time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 found = measure(name, Path(scratch))
             except Exception:  # noqa: BLE001  # the boundary of a process: the others are measured all the same
                 found = {"error": traceback.format_exc()[-3000:]}
-        answers.write(json.dumps({"name": name, **found}) + "\n")
+        answers.write(
+            json.dumps({"name": name, "processor_seconds": round(time.process_time() - began, 1), **found}) + "\n"
+        )
         answers.flush()
 
 

@@ -243,6 +243,16 @@ def test_noise_of_the_base_widens_the_tolerance_and_nothing_else_does() -> None:
         judge(Findings(noise=0.2, moved=float("nan"), effect=9), "bfloat16")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "noise", "least"), [("float32", 1e-5, 0.25), ("float32", 0.02, 0.32), ("bfloat16", 0.1, 2)]
+)
+def test_an_adapters_effect_must_stand_out_from_noise(dtype: str, noise: float, least: float) -> None:
+    judge(Findings(noise=noise, moved=0, effect=least * 1.01), dtype)
+    for effect in (least * 0.99, 0, float("nan")):
+        with pytest.raises(SelfTestFailed, match=f"least {least}"):
+            judge(Findings(noise=noise, moved=0, effect=effect), dtype)
+
+
 def test_answers_that_part_are_compared_up_to_there_and_are_infinitely_apart_when_the_tokens_were_not_close() -> None:
     likeliest = ({1: -0.7, 2: -0.71}, {3: -0.1})
     one = Answer((-1.0,), (1, 3), likeliest)
