@@ -20,6 +20,8 @@ from loradock_adapters.base_model import BaseModel
 from .answers import Made, Question, apart_in_company, as_peft_has_it, ask_all, questions, rounding
 from .findings import Findings, Step
 
+SELF_TEST = r"move by (\S+) beside other requests and by (\S+) beside adapters, which move theirs by (\S+)"
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -40,8 +42,7 @@ SHORT = Size(adapters=2, prompts=1, tokens=4, fresh=4, turns=1, streams=4, round
 def check_self_test(findings: Findings, log: str) -> None:
     """The engine's own, which it passes before it says ready; its log has the figures."""
     with findings.step("self-test", "the engine's test of itself before it was ready") as step:
-        found = re.search(r"moves? by ([\d.e+-]+) beside other requests and by ([\d.e+-]+) beside adapters, which move "
-                          r"theirs by ([\d.e+-]+)", log)  # fmt: skip
+        found = re.search(SELF_TEST, log)
         if found is None:
             step.must("no self-test" in log, "the engine's log has no self-test")
             step.skipped = "" if step.problem else "this model does not generate text"

@@ -124,7 +124,7 @@ def way(weights: str) -> Callable[[Path, Adapters, Say], contextlib.AbstractCont
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="loradock-llama-") as folder:
             log, began = Path(folder) / "llama.log", time.monotonic()
-            with process([*command, f"--port={port}"], {}, log) as running:
+            with process([*command, "--port", str(port)], {}, log) as running:
                 url = f"http://127.0.0.1:{port}"
                 wait_for(f"{url}/health", running, log)
                 yield Fleet(

@@ -126,8 +126,8 @@ def test_the_self_tests_figures_are_read_from_the_engines_log() -> None:
     checks.check_self_test(
         findings,
         "INFO loradock.engine: self-test passed in 4.1 s: base logprobs move by 4.8e-06 beside other requests and by "
-        "5.2e-06 beside adapters, which move theirs by 6.4\n",
+        "5.2e-06 beside adapters, which move theirs by inf\n",
     )
-    assert findings.steps[0].figures == {"base noise": 4.8e-06, "base beside adapters": 5.2e-06, "effect": 6.4}
+    assert findings.steps[0].figures == {"base noise": 4.8e-06, "base beside adapters": 5.2e-06, "effect": math.inf}
     checks.check_self_test(findings, "nothing of it")
     assert findings.steps[1].problem == "the engine's log has no self-test"
