@@ -19,10 +19,10 @@ from types import MappingProxyType
 from typing import Any
 
 from loradock_adapters import servable
-from loradock_adapters.base_modules import BaseModules, can_build, modules_elsewhere
 from loradock_adapters.errors import AdapterUnreadable, BaseModelError
 from loradock_adapters.files import read_capped
 from loradock_adapters.linear_shape import LinearShape
+from loradock_adapters.module_table import BaseModules, can_build, modules_elsewhere
 from loradock_adapters.safetensors_header import TensorFile, TensorInfo
 from loradock_adapters.strict_json import parse_object
 

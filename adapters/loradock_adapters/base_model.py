@@ -16,11 +16,11 @@ from typing import Any
 
 from loradock_adapters.base_layers import INDEX_FILE, SINGLE_FILE, read_layers
 from loradock_adapters.base_layers import MAX_JSON_BYTES as MAX_JSON_BYTES
-from loradock_adapters.base_modules import BaseModules
 from loradock_adapters.digest import entries_digest, file_entry
 from loradock_adapters.errors import BaseModelError
 from loradock_adapters.files import read_capped
 from loradock_adapters.linear_shape import LinearShape as LinearShape
+from loradock_adapters.module_table import BaseModules
 from loradock_adapters.servable import Obstacle, obstacle
 from loradock_adapters.strict_json import parse_object
 

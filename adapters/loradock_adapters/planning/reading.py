@@ -11,10 +11,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from loradock_adapters.base_model import MAX_JSON_BYTES
-from loradock_adapters.base_modules import BaseModules, can_build, read_modules
+from loradock_adapters.base_modules import read_modules
 from loradock_adapters.errors import BaseModelError
 from loradock_adapters.files import read_capped
 from loradock_adapters.linear_shape import LinearShape
+from loradock_adapters.module_table import BaseModules, can_build
 from loradock_adapters.planning.caches import caches_of
 from loradock_adapters.planning.families import FAMILIES, parse_shape
 from loradock_adapters.planning.shape import LinearKind, ModelShape

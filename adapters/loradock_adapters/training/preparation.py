@@ -12,9 +12,10 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from loradock_adapters.base_model import BaseModel
-from loradock_adapters.base_modules import BaseModules, read_modules
+from loradock_adapters.base_modules import read_modules
 from loradock_adapters.check import Limits, Report, check_planned
 from loradock_adapters.errors import BaseModelError
+from loradock_adapters.module_table import BaseModules
 from loradock_adapters.planning.reading import built_shape
 from loradock_adapters.planning.shape import ModelShape
 from loradock_adapters.training.data import DataFile, TokenSet, read_examples, tokenize

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
-from loradock_adapters.base_modules import BaseModules
+from loradock_adapters.module_table import BaseModules
 from loradock_adapters.training.errors import RecipeError
 from loradock_adapters.training.recipe import ALL_LINEAR
 

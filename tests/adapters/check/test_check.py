@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,26 @@ def test_a_sound_adapter_has_no_fault_and_its_facts_are_measured(tmp_path: Path,
     assert report.parameters == sum(array.size for array in lora_tensors().values())
     assert report.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
     report.raise_if_faulty()
+
+
+def with_tower(base: BaseModel, *parts: str) -> BaseModel:
+    """The base with the layers under these names moved to what answers no text."""
+    tower = {name: shape for name, shape in base.modules.items() if name.startswith(parts)}
+    return replace(base, modules={name: s for name, s in base.modules.items() if name not in tower}, others=tower)
+
+
+def test_weights_of_a_tower_are_left_out_with_a_note_and_must_fit_all_the_same(tmp_path: Path, base: BaseModel) -> None:
+    tower = with_tower(base, "model.layers.1.")
+    report = checked(tmp_path / "good", tower)
+    assert report.ok
+    assert [note.code for note in report.notes] == ["not_applied"]
+    assert "3 modules have no part in answers to text" in report.warnings[0]
+    wrong = {**lora_tensors(), "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight": np.ones((2, 9), "f4")}
+    assert codes(checked(tmp_path / "wrong", tower, tensors=wrong)) == {"shape"}
+
+
+def test_an_adapter_of_a_tower_alone_is_refused(tmp_path: Path, base: BaseModel) -> None:
+    assert codes(checked(tmp_path, with_tower(base, "model."))) == {"no_effect"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, Qwen2_5_VLConfig
 
-from loradock_adapters.base_modules import BaseModules, read_modules
+from loradock_adapters.base_modules import read_modules
+from loradock_adapters.module_table import BaseModules
 from loradock_adapters.training.errors import RecipeError
 from loradock_adapters.training.targets import target_names
 from tests.adapters.tiny_models import DENSE, MIXTURES, config_of
