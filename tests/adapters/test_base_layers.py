@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("transformers")
@@ -11,6 +13,7 @@ pytest.importorskip("transformers")
 from loradock_adapters import base_layers
 from loradock_adapters.base_model import BaseModel
 from loradock_adapters.base_modules import read_modules
+from tests.adapters.making import safetensors_bytes
 from tests.e2e.architectures.bases import GENERATING, POOLING, make_base
 
 ASKED = ("qwen2.5-vl", "gemma3", "bert")  # where headers alone say too little
@@ -57,3 +60,26 @@ def test_no_embedding_is_a_layer_that_adapters_may_change(tmp_path: Path) -> Non
         make_base(name, tmp_path / name)
         base = BaseModel.read(tmp_path / name)
         assert not [module for module in base.modules if "embed" in module or "head" in module.split(".")[-1]], name
+
+
+@pytest.mark.parametrize(
+    "quantisation",
+    [
+        {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True},
+        {"quant_method": "gptq", "bits": 4, "group_size": 32},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        {"quant_method": "fp8", "weight_block_size": [32, 32], "activation_scheme": "dynamic"},
+        {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {}},
+    ],
+)
+def test_a_quantised_bases_layers_are_those_of_the_unquantised_one(
+    quantisation: dict[str, object], tmp_path: Path
+) -> None:
+    make_base("llama", tmp_path / "plain")
+    config = json.loads((tmp_path / "plain/config.json").read_text())
+    folder = tmp_path / "quantised"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": quantisation}))
+    packed = {"model.layers.0.self_attn.q_proj.qweight": np.zeros((128, 16), np.int32)}
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(packed))
+    assert BaseModel.read(folder).modules == BaseModel.read(tmp_path / "plain").modules
