@@ -164,6 +164,9 @@ REQUESTS: list[Item] = [
         ),
     ),
     Has("vllm.sampling_params:RequestOutputKind.FINAL_ONLY"),
+    *members("vllm.pooling_params:PoolingParams", "task", "skip_reading_prefix_cache"),
+    Takes(f"{_CLIENT}.encode", first=("self", "prompt", "pooling_params", "request_id"), named=("lora_request",)),
+    Has("vllm.outputs:PoolingOutput.data"),
 ]
 
 REMOVAL: list[Item] = [
@@ -204,6 +207,11 @@ ARITHMETIC: list[Item] = [
     Takes(f"{_MANAGER}.add_adapter", first=("self", "adapter")),
     Takes(f"{_MANAGER}._get_lora_layer_weights", exactly=("self", "lora_model", "module_name")),
     *members(_MANAGER, "modules", "lora_config", "punica_wrapper_mapping", "packed_modules"),
+    *members(_MANAGER, "model", "is_pooling_model", "supported_lora_modules"),
+    Takes(f"{_MANAGER}._match_target_modules", exactly=("self", "module_name")),
+    Takes("vllm.lora.utils:is_supported_lora_module", exactly=("module_name", "module", "supported_lora_modules")),
+    Takes("vllm.lora.utils:parse_fine_tuned_lora_name", first=("name", "weights_mapper")),
+    Takes("vllm.model_executor.models.utils:WeightsMapper.get_rename_mapper", exactly=("self",)),
     *members(_MANAGER, "_registered_adapters", "_active_adapters", "lora_index_to_id"),
     Takes(f"{_LAYER}._apply_lora_to_output", exactly=("self", "x", "output")),
     *members(_LAYER, "lora_a_stacked", "lora_b_stacked", "output_slices", "n_slices", "tp_size"),

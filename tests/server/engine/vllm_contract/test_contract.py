@@ -38,6 +38,7 @@ NOT_VLLMS = {
     *("add_lora", "_C", "_dispatch_has_kernel_for_dispatch_key", "set_attribute", "set_attributes"),
     *("get_tracer_provider", "add_span_processor", "collect", "samples", "_replace", "routes", "Tensor", "empty"),
     *("array", "int64", "float32", "uint16", "reshape", "max", "parse_args", "reset", "st_size"),
+    *("flatten", "sqrt", "get_submodule"),
     # What torch makes of a compiled model; what vLLM wants of it is a text of the contract.
     *("_artifacts", "compiled_fn", "finalize_loading"),
 }
