@@ -29,7 +29,7 @@ serve: $(STAMP) ## start gateway and engine with the example adapters (EXTRA=cud
 test: check ## everything that CI runs: checks, unit tests, end-to-end on the real engine
 	@failed=0; \
 	$(BIN)/pytest -m "not e2e" --numprocesses 2 --dist loadfile --durations 25 $(ARGS) || $(NONE_CHOSEN) || failed=1; \
-	$(BIN)/pytest -m e2e --numprocesses 2 --dist loadgroup --durations 25 $(or $(ARGS),tests/e2e) || $(NONE_CHOSEN) || failed=1; \
+	$(BIN)/pytest -m e2e --numprocesses 2 --dist loadscope --durations 25 $(or $(ARGS),tests/e2e) || $(NONE_CHOSEN) || failed=1; \
 	$(if $(ARGS),,VENV=$(VENV) scripts/test-light --quick 3.12 3.13 lowest || failed=1;) \
 	exit $$failed
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,33 +17,25 @@ from loradock_adapters.base_model import BaseModel
 from loradock_adapters.processor import Processor
 from tests.e2e.otlp import Receiver, run_receiver
 from tests.e2e.server import CLIENTS, EXAMPLES, ROOT, Server, run_server
+from tests.e2e.sharing import ByServer
 
 # The first test of a server waits for its start, which compiles, beside another start, perhaps on an old processor.
 STARTING_SECONDS = 1800
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With --dist loadgroup, what shares a server runs in one process after another, and the rest beside it.
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServer:
+    """With -n, what shares a server runs in one process after another, and the rest beside it.
 
     An engine computes with one thread less than there are cores, and starting one is mostly one process that imports:
     two at a time cost little more than one.
     """
+    return ByServer(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("e2e") is not None:
-            item.add_marker(pytest.mark.xdist_group(_server_of(item)))
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(STARTING_SECONDS))
-
-
-def _server_of(item: pytest.Item) -> str:
-    """The session's server that a test asks, or the test's own file."""
-    definitions = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009  # pytest's, and not in its types
-    if "served" in definitions:  # by request.getfixturevalue, which nobody sees from outside
-        return "exact"
-    for name in ("exact", "server"):
-        if name in definitions and definitions[name][-1].scope == "session":
-            return name
-    return item.path.stem
+        if item.get_closest_marker("e2e") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(STARTING_SECONDS))
 
 
 @pytest.fixture(autouse=True)
