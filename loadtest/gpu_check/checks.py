@@ -20,7 +20,7 @@ from loradock_adapters.base_model import BaseModel
 from .answers import Made, Question, apart_in_company, as_peft_has_it, ask_all, questions, rounding
 from .findings import Findings, Step
 
-SELF_TEST = r"move by (\S+) beside other requests and by (\S+) beside adapters, which move theirs by (\S+)"
+SELF_TEST = r"moves by (\S+) beside other requests and by (\S+) beside adapters, which move theirs by (\S+)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ pytest.importorskip("peft")
 from loadtest.correctness.asking import Reply
 from loadtest.gpu_check import answers, checks, hardware
 from loadtest.gpu_check.findings import Findings, Step
+from loradock_server.engine.selftest import LOGPROBS, PASSED
 
 NVIDIA_SMI = """#!/bin/sh
 [ "$1" = "--query-gpu=name,memory.total,driver_version,compute_cap" ] || exit 2
@@ -125,8 +126,7 @@ def test_the_self_tests_figures_are_read_from_the_engines_log() -> None:
     findings = Findings({}, lambda _: None)
     checks.check_self_test(
         findings,
-        "INFO loradock.engine: self-test passed in 4.1 s: base logprobs move by 4.8e-06 beside other requests and by "
-        "5.2e-06 beside adapters, which move theirs by inf\n",
+        "INFO loradock.engine: " + PASSED % (4.1, LOGPROBS.name, 4.8e-06, 5.2e-06, math.inf) + "\n",
     )
     assert findings.steps[0].figures == {"base noise": 4.8e-06, "base beside adapters": 5.2e-06, "effect": math.inf}
     checks.check_self_test(findings, "nothing of it")

@@ -34,7 +34,7 @@ from .observer import EngineObserver
 from .probe import Probe
 from .pulse import Pulse, cpu_seconds_of_group
 from .residency import Residency
-from .selftest import EMBEDDINGS, LOGPROBS, Numbers, SelfTestFailed, self_test
+from .selftest import EMBEDDINGS, LOGPROBS, PASSED, Numbers, SelfTestFailed, self_test
 from .signatures import Signatures
 from .stager import Stager, StagerOrder
 from .usage import UsageFeed
@@ -138,8 +138,7 @@ async def prove_sound(engine: vllm_compat.Engine, base: BaseModel, loader: vllm_
         log.error("self-test failed, the engine will not serve: %s", error)
         leave(exits.UNSOUND)
     log.info(
-        "self-test passed in %.1f s: a base %s moves by %.2g beside other requests and by %.2g beside adapters, "
-        "which move theirs by %.2g",
+        PASSED,
         time.monotonic() - began,
         numbers_of(engine).name,
         found.noise,

@@ -56,6 +56,13 @@ LOGPROBS = Numbers("logprob", FLOORS, TOLERANCE_LIMIT, EFFECT)
 EMBEDDINGS = Numbers("number of an embedding", {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}, 0.2, 0.25)
 
 
+PASSED = (
+    "self-test passed in %.1f s: a base %s moves by %.2g beside other requests and by %.2g beside adapters, "
+    "which move theirs by %.2g"
+)
+"""What the log says; `make gpu-check` reads it: seconds, Numbers.name, then Findings in their order."""
+
+
 class SelfTestFailed(Exception):
     """The engine would give wrong answers; the message says what was seen."""
 
