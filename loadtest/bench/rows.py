@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import random
 import statistics
@@ -167,7 +168,7 @@ async def register(server: Running, adapters: list[tuple[str, Path]]) -> None:
         for name, folder in adapters:
             form = aiohttp.FormData()
             for path in sorted(folder.iterdir()):
-                form.add_field("file", path.read_bytes(), filename=path.name)
+                form.add_field("file", io.BytesIO(path.read_bytes()), filename=path.name)
             async with session.post(f"{server.url}/admin/adapters/{name}/versions", data=form) as response:
                 if response.status not in (200, 201):
                     raise RuntimeError(f"{name}: {response.status} {await response.text()}")
