@@ -17,7 +17,7 @@ from loadtest.correctness.judging import judge
 from loadtest.correctness.loud import make_loud
 from loadtest.correctness.oracle import Oracle
 from loradock_adapters.base_model import BaseModel
-from loradock_server.engine.selftest import EFFECT, FLOORS, NOISE_FACTOR, TOLERANCE_LIMIT
+from loradock_server.engine.selftest import FLOORS, LOGPROBS, NOISE_FACTOR, TOLERANCE_LIMIT
 
 from .findings import Step
 
@@ -138,4 +138,5 @@ def apart_in_company(
     worst, effect = max(moved), min(effects)
     step.figures |= {"answers": len(moved), "moved by": worst, "limit": limit, "least effect of an adapter": effect}
     step.must(worst <= limit, f"an answer moved by {worst:.3g} in company, more than {limit:.3g}")
-    step.must(effect >= EFFECT, f"an adapter moves the base's answer by {effect:.3g} only: is it applied?")
+    least = LOGPROBS.least_effect(limit)
+    step.must(effect >= least, f"an adapter moves the base's answer by {effect:.3g}, least {least:.3g}: is it applied?")

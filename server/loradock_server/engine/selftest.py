@@ -49,6 +49,10 @@ class Numbers:
     tolerance_limit: float
     effect: float
 
+    def least_effect(self, tolerance: float) -> float:
+        """By what an adapter must move them at least, where company may move them by `tolerance`."""
+        return min(self.effect, max(self.effect / 8, EFFECT_FACTOR * tolerance))
+
 
 LOGPROBS = Numbers("logprob", FLOORS, TOLERANCE_LIMIT, EFFECT)
 # An embedding's numbers over their root mean square. Measured on a BERT of two layers in float32: 0 beside others, 2.9
@@ -150,7 +154,7 @@ def judge(findings: Findings, dtype: str, numbers: Numbers = LOGPROBS) -> None:
             f"tolerance {tolerance:.3g} in {dtype}: base requests would be answered by adapters; "
             "are LoRADock's kernels in place and is this vLLM known good?"
         )
-    least = min(numbers.effect, max(numbers.effect / 8, EFFECT_FACTOR * tolerance))
+    least = numbers.least_effect(tolerance)
     if not findings.effect >= least:
         raise SelfTestFailed(
             f"an adapter of loud random weights moved no {numbers.name} by more than {findings.effect:.3g}, "
