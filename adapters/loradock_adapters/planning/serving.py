@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loradock_adapters.base_weights import NUMBER_BYTES
 from loradock_adapters.planning.lora_size import LoraSize
-from loradock_adapters.planning.serving_dtype import BYTES, Dtype
+from loradock_adapters.planning.serving_dtype import Dtype
 from loradock_adapters.planning.shape import CacheKind, ModelShape
 from loradock_adapters.planning.terms import Sum, Term
 
@@ -36,12 +37,12 @@ class Service:
     @property
     def width(self) -> int:
         """Bytes of a number."""
-        return BYTES[self.dtype]
+        return NUMBER_BYTES[self.dtype]
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype: Dtype = "bfloat16") -> int:
     """Keys and values of one token in all layers, before a window has passed it."""
-    return BYTES[dtype] * sum(kind.layers * kind.numbers for kind in shape.caches)
+    return NUMBER_BYTES[dtype] * sum(kind.layers * kind.numbers for kind in shape.caches)
 
 
 def serving_memory(shape: ModelShape, lora: LoraSize, service: Service) -> Sum:

@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from loradock_adapters.base_weights import NUMBER_BYTES
 from loradock_adapters.processor import Processor
 
 ServingDtype = Literal["float32", "bfloat16"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 """What a person may choose."""
-
-BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Of one number."""
 
 # The engine's libraries, buffers of a step and compiled code take about 2 GiB, its key/value cache 1 GiB as it is set.
 BESIDES_BYTES = 3 << 30
@@ -46,22 +44,25 @@ def choose_dtype(
     if processor.multiplies_bf16:
         return Choice("bfloat16", f"{processor.description} multiplies bfloat16{_rounded(checkpoint_dtype)}")
     slow = f"{processor.description} has no instructions for bfloat16"
-    needed = BYTES["float32"] * parameters + besides_bytes
+    needed = NUMBER_BYTES["float32"] * parameters + besides_bytes
     if needed > memory_bytes:
         return Choice(
             "bfloat16",
-            f"{slow} and would be faster in float32, but that needs {_gib(needed)} of the {_gib(memory_bytes)} there "
+            f"{slow} and would be faster in float32, but that needs {gib(needed)} of the {gib(memory_bytes)} there "
             f"are{_rounded(checkpoint_dtype)}",
         )
-    return Choice("float32", f"{slow}: float32 is several times faster; its weights take {_gib(4 * parameters)}")
+    return Choice("float32", f"{slow}: float32 is several times faster; its weights take {gib(4 * parameters)}")
 
 
 def _rounded(checkpoint_dtype: str) -> str:
     name = checkpoint_dtype.removeprefix("torch.")
     if name == "bfloat16":
         return ""
-    return f"; the checkpoint's {name} is rounded to it (LORADOCK_DTYPE={name} keeps it)" if name in BYTES else ""
+    return (
+        f"; the checkpoint's {name} is rounded to it (LORADOCK_DTYPE={name} keeps it)" if name in NUMBER_BYTES else ""
+    )
 
 
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """Bytes in GiB, for people."""
     return f"{count / (1 << 30):.1f} GiB"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from loradock_adapters.planning.serving_dtype import gib
 from loradock_adapters.processor import Processor
 
 TrainingDtype = Literal["bfloat16", "float32"]
@@ -44,11 +45,7 @@ def choose_training_dtype(
     if float32_bytes is not None and float32_bytes > memory_bytes:
         return DtypeChoice(
             "bfloat16",
-            f"{slow} and would be many times faster in float32, but that needs {_gib(float32_bytes)} of the "
-            f"{_gib(memory_bytes)} there are: a smaller batch or gradient checkpointing may fit",
+            f"{slow} and would be many times faster in float32, but that needs {gib(float32_bytes)} of the "
+            f"{gib(memory_bytes)} there are: a smaller batch or gradient checkpointing may fit",
         )
     return DtypeChoice("float32", f"{slow}: float32 is many times faster")
-
-
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):.1f} GiB"
